@@ -1,0 +1,1 @@
+# Filled in with the package: headers, library, CMake package.

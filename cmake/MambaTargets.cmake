@@ -1,0 +1,93 @@
+# The few functions with which each folder says what it is.
+
+set(MAMBA_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wno-missing-field-initializers)
+if(MAMBA_WERROR)
+  list(APPEND MAMBA_WARNINGS -Werror)
+endif()
+if(MAMBA_SANITIZE)
+  add_compile_options(-fsanitize=${MAMBA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
+  add_link_options(-fsanitize=${MAMBA_SANITIZE})
+endif()
+# MLX's and Highway's headers are not ours to warn about.
+set_target_properties(mlx PROPERTIES IMPORTED_NO_SYSTEM FALSE)
+
+# What every target of ours shares.
+function(mamba_target_defaults target)
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
+  target_compile_options(${target} PRIVATE ${MAMBA_WARNINGS})
+endfunction()
+
+# mamba_add_layer(base SOURCES a.cpp ... [LINKS targets...] [PRIVATE_LINKS targets...]): target mamba_<name>.
+# LINKS repeats the layer picture: what a folder may include is what it links.
+function(mamba_add_layer name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  add_library(mamba_${name} STATIC ${arg_SOURCES})
+  mamba_target_defaults(mamba_${name})
+  target_link_libraries(mamba_${name} PUBLIC ${arg_LINKS} PRIVATE ${arg_PRIVATE_LINKS})
+  set_property(GLOBAL APPEND PROPERTY MAMBA_LAYERS mamba_${name})
+endfunction()
+
+# mamba_add_op(name SOURCES ... [PRIVATE_LINKS ...]): one folder of mamba/ops; its sources join mamba_ops,
+# <name>_test.cpp and <name>_bench.cpp, where they exist, become programs.
+function(mamba_add_op name)
+  cmake_parse_arguments(arg "" "" "SOURCES;PRIVATE_LINKS" ${ARGN})
+  list(TRANSFORM arg_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/${name}/)
+  target_sources(mamba_ops PRIVATE ${arg_SOURCES})
+  target_link_libraries(mamba_ops PRIVATE ${arg_PRIVATE_LINKS})
+  if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_test.cpp)
+    mamba_add_test(${name}_test SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_test.cpp LINKS mamba_ops)
+  endif()
+  if(MAMBA_BUILD_BENCHMARKS AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_bench.cpp)
+    add_executable(${name}_bench ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_bench.cpp)
+    mamba_target_defaults(${name}_bench)
+    target_link_libraries(${name}_bench PRIVATE mamba_ops benchmark::benchmark_main)
+  endif()
+endfunction()
+
+# mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...]): one GoogleTest program, one ctest entry.
+# Tests run with kernels required, so that a missing one is a failure and not a slow pass.
+function(mamba_add_test name)
+  if(NOT MAMBA_BUILD_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  mamba_target_defaults(${name})
+  target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" ${arg_DEFINES})
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "MAMBA_REQUIRE_KERNELS=1"
+                                          SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [1-9][0-9]* test.*\n.*\\[  PASSED  \\] 0 tests")
+  if(arg_LABELS)
+    set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}")
+  endif()
+endfunction()
+
+# mamba_add_fuzzer(name SOURCE LINKS...): a libFuzzer target fuzz_<name> with its seeds in tests/fuzz/corpus/<name>.
+function(mamba_add_fuzzer name source)
+  if(NOT MAMBA_BUILD_FUZZERS OR NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+    return()
+  endif()
+  add_executable(fuzz_${name} ${source})
+  mamba_target_defaults(fuzz_${name})
+  target_link_libraries(fuzz_${name} PRIVATE ${ARGN})
+  target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  set_property(GLOBAL APPEND PROPERTY MAMBA_FUZZERS fuzz_${name})
+endfunction()
+
+# mamba_embed_text(target file symbol): the file's bytes as `std::string_view mamba::embedded::<symbol>()`.
+function(mamba_embed_text target file symbol)
+  set(out ${CMAKE_CURRENT_BINARY_DIR}/embedded_${symbol}.cpp)
+  file(READ ${file} text)
+  file(CONFIGURE OUTPUT ${out} @ONLY CONTENT
+"#include <string_view>
+namespace mamba::embedded {
+std::string_view @symbol@() { return R\"mamba_text(@text@)mamba_text\"; }
+}  // namespace mamba::embedded
+")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+  target_sources(${target} PRIVATE ${out})
+endfunction()

@@ -1,0 +1,187 @@
+#include "mamba/base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+namespace mamba {
+namespace fs = std::filesystem;
+namespace {
+
+[[noreturn]] void fail(const fs::path& path, const char* action, int error) {
+  throw Error(fmt::format("{}: cannot be {}: {}", path.string(), action, std::strerror(error)));
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(const fs::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) {
+      fail(path, "read", errno);
+    }
+    struct stat info {};
+    if (::fstat(fd_, &info) != 0 || S_ISDIR(info.st_mode)) {
+      const int error = S_ISDIR(info.st_mode) ? EISDIR : errno;
+      ::close(fd_);
+      fail(path, "read", error);
+    }
+    size_ = static_cast<uint64_t>(info.st_size);
+    regular_ = S_ISREG(info.st_mode);
+  }
+  ~Descriptor() { ::close(fd_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int fd() const { return fd_; }
+  uint64_t size() const { return size_; }
+  bool regular() const { return regular_; }
+
+ private:
+  int fd_;
+  uint64_t size_ = 0;
+  bool regular_ = false;
+};
+
+void sync_directory(const fs::path& directory) {
+  const int fd = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) {
+    ::fsync(fd);  // the rename itself must survive a power cut; a file system that cannot is not an error
+    ::close(fd);
+  }
+}
+
+}  // namespace
+
+std::string read_file(const fs::path& path, uint64_t limit) {
+  const Descriptor file(path);
+  check(file.size() <= limit, "{}: is {} bytes long, more than the {} that make sense here", path.string(), file.size(),
+        limit);
+  std::string text;
+  // Pipes and /proc files have no size: read to the end either way.
+  size_t capacity = file.regular() && file.size() > 0 ? static_cast<size_t>(file.size()) + 1 : size_t{1} << 16;
+  size_t used = 0;
+  for (;;) {
+    if (used == capacity) {
+      capacity *= 2;
+    }
+    text.resize(capacity);
+    const ssize_t got = ::read(file.fd(), text.data() + used, capacity - used);
+    if (got < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      fail(path, "read", errno);
+    }
+    if (got == 0) {
+      break;
+    }
+    used += static_cast<size_t>(got);
+    check(used <= limit, "{}: is longer than the {} bytes that make sense here", path.string(), limit);
+  }
+  text.resize(used);
+  return text;
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+  static std::atomic<unsigned> counter{0};
+  temporary_ = path_;
+  temporary_ += fmt::format(".{}-{}.tmp", ::getpid(), counter.fetch_add(1));
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd_ < 0) {
+    fail(path_, "written", errno);
+  }
+}
+
+AtomicFile::~AtomicFile() { close_and_remove(); }
+
+void AtomicFile::close_and_remove() noexcept {
+  if (fd_ >= 0) {
+    ::close(fd_);
+    ::unlink(temporary_.c_str());
+    fd_ = -1;
+  }
+}
+
+void AtomicFile::write(const void* data, size_t size) {
+  const char* at = static_cast<const char*>(data);
+  size_t left = size;
+  while (left > 0) {
+    // One write takes at most 2^31 - 4096 bytes on Linux.
+    const ssize_t put = ::write(fd_, at, std::min(left, size_t{1} << 30));
+    if (put < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      const int error = errno;
+      close_and_remove();
+      fail(path_, "written", error);
+    }
+    at += put;
+    left -= static_cast<size_t>(put);
+  }
+  written_ += size;
+}
+
+void AtomicFile::commit() {
+  int error = ::fsync(fd_) == 0 ? 0 : errno;
+  if (::close(fd_) != 0 && error == 0) {
+    error = errno;
+  }
+  fd_ = -1;
+  if (error == 0 && ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    error = errno;
+  }
+  if (error != 0) {
+    ::unlink(temporary_.c_str());
+    fail(path_, "written", error);
+  }
+  sync_directory(path_.parent_path());
+}
+
+void write_file(const fs::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+void make_directories(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  check(!error && fs::is_directory(path), "{}: the folder cannot be made: {}", path.string(),
+        error ? error.message() : "a file of that name is in the way");
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  const Descriptor file(path);
+  check(file.regular(), "{}: cannot be mapped: not a regular file", path.string());
+  size_ = static_cast<size_t>(file.size());
+  if (size_ == 0) {
+    return;
+  }
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd(), 0);
+  if (mapped == MAP_FAILED) {
+    fail(path, "mapped", errno);
+  }
+  data_ = static_cast<const std::byte*>(mapped);
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) {
+    ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+}  // namespace mamba

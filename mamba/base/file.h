@@ -1,0 +1,65 @@
+// Files that appear whole or not at all, and files read without a copy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "mamba/base/error.h"
+
+namespace mamba {
+
+// The whole file. Throws Error "<path>: cannot be read: <reason>", also for a folder. At most `limit` bytes.
+std::string read_file(const std::filesystem::path& path, uint64_t limit = uint64_t{1} << 32);
+
+// Writes beside `path` under a temporary name; commit() makes the data durable (fsync) and renames it into place.
+// Without commit() the destructor removes what was written and `path` is untouched. Not thread-safe.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);  // throws Error when the folder cannot be written
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t size);  // throws Error, e.g. on a full disk
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void commit();
+  uint64_t written() const { return written_; }
+
+ private:
+  void close_and_remove() noexcept;
+
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int fd_ = -1;
+  uint64_t written_ = 0;
+};
+
+// AtomicFile in one call.
+void write_file(const std::filesystem::path& path, std::string_view text);
+
+// Makes `path` and its parents. Throws Error with the reason.
+void make_directories(const std::filesystem::path& path);
+
+// A read-only private mapping of a whole file; an empty file maps to an empty span. Movable.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace mamba

@@ -1,0 +1,67 @@
+#include "mamba/base/file.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "mamba/base/temporary_directory.h"
+
+namespace mamba {
+namespace {
+
+namespace fs = std::filesystem;
+
+size_t entries(const fs::path& folder) {
+  return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator{}));
+}
+
+TEST(File, WriteThenReadAndMap) {
+  const TemporaryDirectory folder;
+  const fs::path path = folder / "a.bin";
+  std::string text(3'000'001, 'x');
+  text[1'000'000] = '\0';
+  write_file(path, text);
+  EXPECT_EQ(read_file(path), text);
+  MappedFile mapped(path);
+  EXPECT_EQ(mapped.text(), text);
+  MappedFile moved = std::move(mapped);
+  EXPECT_EQ(moved.size(), text.size());
+  EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(File, EmptyFiles) {
+  const TemporaryDirectory folder;
+  write_file(folder / "empty", "");
+  EXPECT_EQ(read_file(folder / "empty"), "");
+  EXPECT_EQ(MappedFile(folder / "empty").size(), 0u);
+}
+
+TEST(File, UncommittedWriteLeavesTheOldFile) {
+  const TemporaryDirectory folder;
+  write_file(folder / "a", "old");
+  {
+    AtomicFile file(folder / "a");
+    file.write("new");
+  }
+  EXPECT_EQ(read_file(folder / "a"), "old");
+  EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(File, ErrorsNameTheReason) {
+  const TemporaryDirectory folder;
+  EXPECT_THROW(read_file(folder / "absent"), Error);
+  EXPECT_THROW(read_file(folder.path()), Error);
+  EXPECT_THROW(MappedFile{folder.path()}, Error);
+  EXPECT_THROW(AtomicFile{folder / "no/such/folder/x"}, Error);
+  write_file(folder / "a", "12345");
+  EXPECT_THROW(read_file(folder / "a", 4), Error);
+  EXPECT_THROW(make_directories(folder / "a/b"), Error);
+  try {
+    read_file(folder / "absent");
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("No such file"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace mamba

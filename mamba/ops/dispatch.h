@@ -1,0 +1,39 @@
+// Which implementation an op takes, and how a CPU kernel sees its arrays.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/stream.h>
+#include <mlx/utils.h>
+
+#include <initializer_list>
+
+namespace mamba::ops {
+
+// True when `stream` runs on a CPU, where every op has a kernel.
+bool on_cpu(const mlx::core::Stream& stream);
+
+// Called where an op falls back to its reference for want of a kernel: one warning per op and device, or an Error
+// when the environment says MAMBA_REQUIRE_KERNELS=1.
+void report_missing_kernel(const char* op, const mlx::core::Stream& stream);
+
+// For eval_cpu: `in` itself when its last axis is contiguous (other axes may have any strides, so slices of a wider
+// array are read in place), else a row-contiguous temporary that the encoder fills before what is dispatched next.
+mlx::core::array readable_rows(const mlx::core::array& in, mlx::core::cpu::CommandEncoder& encoder);
+
+// The same, but every axis contiguous.
+mlx::core::array row_contiguous(const mlx::core::array& in, mlx::core::cpu::CommandEncoder& encoder);
+
+// For eval_cpu: allocates `out` row-contiguous.
+void allocate(mlx::core::array& out);
+
+// "(1536, 16)"
+std::string shown(const mlx::core::Shape& shape);
+
+// Throws Error "[op] name must be <expected> but got <shape>" unless the shapes agree; -1 in `expected` is any size.
+void check_shape(const char* op, const char* name, const mlx::core::array& a, std::initializer_list<int> expected);
+
+// Throws unless the dtype is float32, bfloat16 or float16.
+void check_float(const char* op, const char* name, const mlx::core::array& a);
+
+}  // namespace mamba::ops
