@@ -1,0 +1,42 @@
+#include "mamba/ops/linear/checks.h"
+
+#include <mlx/ops.h>
+
+#include "mamba/base/error.h"
+#include "mamba/ops/dispatch.h"
+
+namespace mamba::ops {
+
+namespace mx = mlx::core;
+
+void check_linear(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
+                  const LinearOptions& options) {
+  check_float("linear", "x", x);
+  check_float("linear", "weight", weight);
+  check(x.ndim() >= 1, "[linear] x must be (..., K) but is a scalar");
+  check_shape("linear", "weight", weight, {-1, x.shape(-1)});
+  if (bias) {
+    check_float("linear", "bias", *bias);
+    check_shape("linear", "bias", *bias, {weight.shape(0)});
+  }
+  if (options.spans) {
+    check(x.ndim() == 3, "[linear] spans need x (B, L, K) but x is {}", shown(x.shape()));
+    check_shape("linear", "spans", *options.spans, {x.shape(0), 2});
+    check(options.spans->dtype() == mx::int32, "[linear] spans must be int32");
+  }
+  if (options.out_dtype) {
+    check(*options.out_dtype == x.dtype() || *options.out_dtype == mx::float32,
+          "[linear] out_dtype must be x's dtype or float32");
+  }
+}
+
+mx::array keep_spans(const mx::array& a, const mx::array& spans, mx::StreamOrDevice s) {
+  const int sequences = a.shape(0);
+  const mx::array rows = mx::arange(a.shape(1), mx::int32, s);                                             // (L,)
+  const mx::array begin = mx::slice(spans, {0, 0}, {sequences, 1}, s);                                     // (B, 1)
+  const mx::array end = mx::slice(spans, {0, 1}, {sequences, 2}, s);                                       // (B, 1)
+  const mx::array inside = mx::logical_and(mx::greater_equal(rows, begin, s), mx::less(rows, end, s), s);  // (B, L)
+  return mx::where(mx::expand_dims(inside, 2, s), a, mx::array(0, a.dtype()), s);
+}
+
+}  // namespace mamba::ops

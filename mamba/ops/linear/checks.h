@@ -1,0 +1,20 @@
+// Inside linear: what its implementations share.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <optional>
+
+#include "mamba/ops/linear/linear.h"
+
+namespace mamba::ops {
+
+// Throws Error "[linear] ..." unless the arguments fit linear.h.
+void check_linear(const mlx::core::array& x, const mlx::core::array& weight,
+                  const std::optional<mlx::core::array>& bias, const LinearOptions& options);
+
+// a (B, L, C) with 0 in the rows outside `spans` (B, 2).
+mlx::core::array keep_spans(const mlx::core::array& a, const mlx::core::array& spans, mlx::core::StreamOrDevice s);
+
+}  // namespace mamba::ops

@@ -1,0 +1,43 @@
+// linear: y = x W^T + bias, the projection layers of every model.
+//
+//   x     (..., K)   float32, bfloat16 or float16; the last axis contiguous is read in place, rows at any distance
+//   W     (N, K)     float32, bfloat16 or float16, as checkpoints store it; need not be x's dtype
+//   bias  (N,)       the same dtypes
+//   y     (..., N)   x's dtype, or options.out_dtype
+//
+// Products and sums are in float32 whatever the dtypes; y is rounded once, at the end.
+//
+// Sequences. x (..., L, K) holds sequences of L rows: the axes before the last two count sequences, and one or two
+// axes are a single sequence. `spans` (B, 2) int32 says which rows [begin, end) of each sequence of x (B, L, K) are
+// real; the ends are clamped to [0, L]. The other rows of y are 0 and cost nothing, whatever x holds there.
+//
+// On CPUs the result of a row depends on its sequence's real rows alone, to the last bit: not on the other sequences,
+// on padding or on the number of threads. So a batch gives each sequence what it gets alone. (A sequence of few rows
+// takes another kernel than one of many, so feeding a sequence in pieces agrees to rounding only.)
+//
+// Differentiable in x, W and bias, once: the gradients are not differentiable themselves.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <optional>
+
+namespace mamba::ops {
+
+struct LinearOptions {
+  std::optional<mlx::core::array> spans = {};      // (B, 2) int32
+  std::optional<mlx::core::Dtype> out_dtype = {};  // x's dtype or float32
+};
+
+// Throws Error when shapes or dtypes do not fit. On a CPU under Linux our own kernels and oneDNN; else mx::matmul.
+mlx::core::array linear(const mlx::core::array& x, const mlx::core::array& weight,
+                        const std::optional<mlx::core::array>& bias = {}, const LinearOptions& options = {},
+                        mlx::core::StreamOrDevice s = {});
+
+// The same in plain MLX operations, everything in float32: the specification, and the oracle of the tests.
+mlx::core::array linear_reference(const mlx::core::array& x, const mlx::core::array& weight,
+                                  const std::optional<mlx::core::array>& bias = {}, const LinearOptions& options = {},
+                                  mlx::core::StreamOrDevice s = {});
+
+}  // namespace mamba::ops
