@@ -1,0 +1,51 @@
+// A model by name: a folder, a repository on the hub, or the one that ships with the program.
+#pragma once
+
+#include <mlx/dtype.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "mamba/base/progress.h"
+#include "mamba/models/mamba.h"
+#include "mamba/text/tokenizer.h"
+
+namespace mamba::generate {
+
+struct LoadOptions {
+  std::optional<mlx::core::Dtype> dtype;  // the stored one by default
+  std::string revision = "main";          // of a hub repository: branch, tag or commit
+  ProgressFn progress;                    // downloads and conversion
+};
+
+// Where a name leads before anything is loaded.
+struct Resolved {
+  std::filesystem::path directory;            // holds config.json and weights
+  std::filesystem::path tokenizer;            // tokenizer.json; empty when there is none
+  std::string repository;                     // "state-spaces/mamba-130m"; empty for a folder
+  std::string commit;                         // of the repository
+};
+
+struct LoadedModel {
+  models::MambaLM model;
+  std::unique_ptr<text::Tokenizer> tokenizer;  // null when the model has none
+  Resolved source;
+};
+
+// `name`: an existing folder; else "owner/name" on the hub, downloaded into Hugging Face's cache unless it is there.
+// PyTorch checkpoints from the hub are converted once and kept, in `$MLX_MAMBA_CACHE` or `~/.cache/mlx-mamba`
+// (XDG_CACHE_HOME is respected); a repository of state-spaces without a tokenizer gets that of EleutherAI/gpt-neox-20b.
+// Throws Error saying what was looked for, and where.
+Resolved resolve_model(const std::string& name, const LoadOptions& options = {});
+
+// resolve_model, then weights and (unless `with_tokenizer` is false) tokenizer.
+LoadedModel load(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
+
+// Copies `source`'s model in Hugging Face's layout with its tokenizer files into `directory`, in `dtype` if given.
+// Nothing is left half-written where a reader would take it for whole: config.json comes last.
+void convert(const Resolved& source, const std::filesystem::path& directory,
+             std::optional<mlx::core::Dtype> dtype = {}, const ProgressFn& progress = {});
+
+}  // namespace mamba::generate

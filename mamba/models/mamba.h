@@ -1,0 +1,132 @@
+// Mamba-1: the language model of "Mamba: Linear-Time Sequence Modeling with Selective State Spaces"
+// (Gu & Dao 2023), block of figure 3, layers and names as in the official checkpoints.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mamba/models/config.h"
+#include "mamba/models/state.h"
+#include "mamba/nn/layers.h"
+
+namespace mamba::models {
+
+// in_proj -> causal conv, SiLU -> x_proj -> dt_proj -> selective scan, gate -> out_proj
+struct Mixer {
+  nn::Linear in_proj;       // (2 D, d_model): x, then the gate z
+  nn::DepthwiseConv1d conv1d;  // (D, 1, K)
+  nn::Linear x_proj;        // (R + 2 N, D): dt, B, C
+  nn::Linear dt_proj;       // (D, R), with bias
+  mlx::core::array A_log = nn::unset();  // (D, N); A = -exp(A_log)
+  mlx::core::array D = nn::unset();      // (D)
+  nn::Linear out_proj;      // (d_model, D)
+
+  void visit(const std::string& path, const nn::ParameterVisitor& visitor);
+};
+
+struct Block {
+  nn::RmsNorm norm;
+  Mixer mixer;
+
+  void visit(const std::string& path, const nn::ParameterVisitor& visitor);
+};
+
+// Which positions of each row of (B, L) are tokens: row b's are [begin, end). Left padding has begin > 0, right
+// padding end < L; what lies outside is ignored, and each sequence gets exactly what it gets alone.
+struct Span {
+  int begin = 0;
+  int end = 0;
+};
+using Spans = std::vector<Span>;
+
+// Spans of right-padded rows with these many tokens each.
+Spans right_padded(const std::vector<int>& lengths);
+
+// Options of the forward pass.
+struct ForwardOptions {
+  std::optional<Spans> spans;               // one per row; none: every position is a token
+  std::optional<mlx::core::array> resets;   // (B, L) uint8: a new document starts where nonzero
+};
+
+class MambaLM {
+ public:
+  // Parameters without values: fill them through visit(), by load_model() or initialize().
+  explicit MambaLM(Config config);
+
+  const Config& config() const { return config_; }
+  mlx::core::Dtype dtype() const;  // that of in_proj's weights
+
+  // Parameters by checkpoint key ("backbone.layers.0.mixer.A_log", ...), in a fixed order. Undoes prepare(), since the
+  // visitor may replace them.
+  void visit(const std::string& path, const nn::ParameterVisitor& visitor);
+
+  // Computes once what each call would compute anew from the parameters (A, for one). Optional; for inference.
+  void prepare();
+
+  // Final hidden states (B, L, d_model) of tokens (B, L) int32 from `state`, and the state after them. Nothing is
+  // evaluated, so it differentiates; memory grows with L. Ids must lie in the vocabulary: check_tokens().
+  std::pair<mlx::core::array, State> hidden(const mlx::core::array& tokens, const State& state,
+                                            const ForwardOptions& options = {}, mlx::core::StreamOrDevice s = {}) const;
+
+  // (B, L, d_model) -> (B, L, vocab) float32. `spans` (B, 2) int32 as in ops/linear/linear.h.
+  mlx::core::array logits(const mlx::core::array& hidden, const std::optional<mlx::core::array>& spans = {},
+                          mlx::core::StreamOrDevice s = {}) const;
+
+  // The weights that logits() multiplies with: (vocab, d_model).
+  const mlx::core::array& output_weight() const { return lm_head_ ? lm_head_->weight : embeddings_.weight; }
+
+  // Walks `tokens` in chunks of kChunk positions, evaluates each, and passes its first position, its final hidden
+  // states (B, l, d_model) and its spans (none: all of it). Rows come right-padded, whatever the padding was: row b's
+  // tokens stand at [0, end - begin). `state` becomes the one after all of them.
+  using OnChunk = std::function<void(int first, const mlx::core::array& hidden, const std::optional<Spans>& spans)>;
+  void for_each_chunk(const mlx::core::array& tokens, State& state, const ForwardOptions& options,
+                      const OnChunk& on_chunk) const;
+
+  // Logits (B, L, vocab) float32 of any number of tokens from any state; `state` becomes the one after them. Works in
+  // chunks of kChunk positions and evaluates each, so that only the result grows with L.
+  mlx::core::array forward(const mlx::core::array& tokens, State& state, const ForwardOptions& options = {}) const;
+
+  // The same, but only the logits (B, vocab) after each row's last token: constant memory. Rows without tokens get
+  // zeros.
+  mlx::core::array prefill(const mlx::core::array& tokens, State& state, const ForwardOptions& options = {}) const;
+
+  // Throws UsageError naming the first id outside [0, vocab_size), and for an empty list.
+  void check_tokens(std::span<const int32_t> tokens) const;
+
+  State initial_state(int batch = 1) const { return State::zeros(config_, batch, dtype()); }
+
+  // Positions a prompt is worked on at a time: large enough for the matrix products to run at full speed, small
+  // enough that a chunk's activations stay in the tens of megabytes.
+  static constexpr int kChunk = 512;
+
+ private:
+  // What the ops take instead of the parameters themselves.
+  struct Derived {
+    mlx::core::array A;            // (D, N) float32
+    mlx::core::array conv_weight;  // (D, K)
+    mlx::core::array D;            // (D) float32
+    mlx::core::array dt_bias;      // (D) float32
+  };
+  Derived derive(const Mixer& mixer, mlx::core::StreamOrDevice s) const;
+
+  mlx::core::array mix(const Mixer& mixer, const Derived& derived, const mlx::core::array& x, LayerState& state,
+                       const std::optional<mlx::core::array>& spans, const std::optional<mlx::core::array>& resets,
+                       mlx::core::StreamOrDevice s) const;
+
+  Config config_;
+  nn::Embedding embeddings_;
+  std::vector<Block> layers_;
+  nn::RmsNorm norm_f_;
+  std::optional<nn::Linear> lm_head_;  // none: tied to the embeddings
+  std::vector<Derived> derived_;  // empty until prepare()
+};
+
+}  // namespace mamba::models

@@ -1,0 +1,50 @@
+// Layers: an op together with its parameters. Plain structs; a copy shares the arrays.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <optional>
+#include <string>
+
+#include "mamba/nn/parameters.h"
+
+namespace mamba::nn {
+
+// y = x W^T + b. weight (out, in), bias (out).
+struct Linear {
+  mlx::core::array weight = unset();
+  std::optional<mlx::core::array> bias;
+
+  // x (..., in) -> (..., out) in x's dtype, or float32 when `float32_out`. `spans`: ops/linear/linear.h.
+  mlx::core::array operator()(const mlx::core::array& x, const std::optional<mlx::core::array>& spans = {},
+                              bool float32_out = false, mlx::core::StreamOrDevice s = {}) const;
+  void visit(const std::string& path, const ParameterVisitor& visitor);
+};
+
+// x / sqrt(mean(x^2) + eps) * weight over the last axis. weight (d).
+struct RmsNorm {
+  mlx::core::array weight = unset();
+  float eps = 1e-5f;
+
+  void visit(const std::string& path, const ParameterVisitor& visitor);
+};
+
+// Rows of weight (vocab, d) by token id.
+struct Embedding {
+  mlx::core::array weight = unset();
+
+  // tokens (B, L) int32, each in [0, vocab) -> (B, L, d)
+  mlx::core::array operator()(const mlx::core::array& tokens, mlx::core::StreamOrDevice s = {}) const;
+  void visit(const std::string& path, const ParameterVisitor& visitor);
+};
+
+// Depthwise convolution over time. weight (d, 1, k) as checkpoints hold it, bias (d).
+struct DepthwiseConv1d {
+  mlx::core::array weight = unset();
+  std::optional<mlx::core::array> bias;
+
+  void visit(const std::string& path, const ParameterVisitor& visitor);
+};
+
+}  // namespace mamba::nn
