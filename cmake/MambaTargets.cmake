@@ -66,7 +66,8 @@ function(mamba_add_test name)
   endif()
 endfunction()
 
-# mamba_add_fuzzer(name SOURCE LINKS...): a libFuzzer target fuzz_<name> with its seeds in tests/fuzz/corpus/<name>.
+# mamba_add_fuzzer(name SOURCE LINKS...): a libFuzzer target and ctest entry fuzz_<name> with its seeds in
+# tests/fuzz/corpus/<name>.
 function(mamba_add_fuzzer name source)
   if(NOT MAMBA_BUILD_FUZZERS OR NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
     return()
@@ -75,7 +76,10 @@ function(mamba_add_fuzzer name source)
   mamba_target_defaults(fuzz_${name})
   target_link_libraries(fuzz_${name} PRIVATE ${ARGN})
   target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
-  set_property(GLOBAL APPEND PROPERTY MAMBA_FUZZERS fuzz_${name})
+  add_test(NAME fuzz_${name} COMMAND sh ${CMAKE_SOURCE_DIR}/tools/run_fuzzer.sh $<TARGET_FILE:fuzz_${name}>
+                                     ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${name} ${CMAKE_BINARY_DIR}/fuzzing/${name})
+  # How long it runs is MAMBA_FUZZ_SECONDS' business.
+  set_tests_properties(fuzz_${name} PROPERTIES LABELS fuzz TIMEOUT 86400)
 endfunction()
 
 # mamba_embed_text(target file symbol): the file's bytes as `std::string_view mamba::embedded::<symbol>()`.
