@@ -1,0 +1,52 @@
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "apps/mlx-mamba/command.h"
+#include "apps/mlx-mamba/console.h"
+#include "apps/mlx-mamba/model_options.h"
+#include "mamba/base/error.h"
+
+namespace mamba::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  ModelOptions model;
+  std::optional<std::string> out;
+};
+
+int run(const Options& o) {
+  if (!o.out || o.out->empty()) {
+    throw UsageError("--out is missing: name the folder to write (see mlx-mamba convert --help)");
+  }
+  const generate::LoadOptions load = o.model.load_options();
+  const generate::Resolved source = o.model.resolve();
+  std::error_code ignored;
+  if (fs::equivalent(source.directory, *o.out, ignored)) {
+    throw UsageError(fmt::format("--out {}: is the model itself; name another folder", quote(*o.out, 200)));
+  }
+  generate::convert(source, *o.out, load.dtype, load.progress);
+  return 0;
+}
+
+std::function<int()> declare(OptionTable& table) {
+  const auto o = std::make_shared<Options>();
+  o->model.declare_source(table);
+  table.text("--out", "DIR", &o->out, "folder to write; made when it is missing", Offer::kFolders);
+  o->model.declare_dtype(table);
+  return [o] { return run(*o); };
+}
+
+}  // namespace
+
+const Command kConvert = {
+    "convert", "Writes any readable checkpoint in Hugging Face's layout, with its tokenizer.",
+    "Reads safetensors and PyTorch's pytorch_model.bin, single and sharded, with Hugging Face's or state-spaces' "
+    "configuration. What it writes opens in transformers. config.json comes last, so a folder that has one is whole.",
+    "  mlx-mamba convert --model state-spaces/mamba-130m --out mamba-130m\n"
+    "  mlx-mamba convert --model mamba-130m --dtype bfloat16 --out mamba-130m-bf16\n",
+    declare};
+
+}  // namespace mamba::cli

@@ -1,0 +1,36 @@
+// Which model, in which precision, on what: the options that commands share.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "apps/mlx-mamba/option_table.h"
+#include "mamba/generate/load.h"
+
+namespace mamba::cli {
+
+struct ModelOptions {
+  std::optional<std::string> model;
+  std::optional<std::string> revision;
+  std::optional<std::string> dtype;
+  std::optional<std::string> device;
+  int threads = 0;
+
+  void declare_source(OptionTable& options);   // --model, --revision
+  void declare_dtype(OptionTable& options);    // --dtype
+  void declare_machine(OptionTable& options);  // --device, --threads
+
+  std::string name() const;  // of the shipped model when none was given
+  generate::LoadOptions load_options() const;
+  generate::Resolved resolve() const;
+
+  // Chooses device and threads. Throws Error for a device that this machine or build lacks.
+  void prepare_machine() const;
+
+  // prepare_machine(), then the model. Where the tokenizer is only wanted, not needed, one that cannot be had is a
+  // warning.
+  enum class TokenizerIs { kNeeded, kWanted };
+  generate::LoadedModel load(TokenizerIs tokenizer) const;
+};
+
+}  // namespace mamba::cli

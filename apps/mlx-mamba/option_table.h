@@ -1,0 +1,80 @@
+// The options of one command: parsed from the command line, shown by --help, offered by shell completion. All three
+// read the same table, so none can be out of date.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mamba::cli {
+
+// What a shell may offer as an option's value.
+enum class Offer { kNothing, kFiles, kFolders, kWords };
+
+struct Option {
+  std::string name;        // "--prompt"; of a positional argument its name in capitals
+  std::string value_name;  // "TEXT"; empty for a flag
+  std::string help;
+  std::string group;
+  Offer offer = Offer::kNothing;
+  std::vector<std::string> words = {};  // for Offer::kWords, and nothing else is accepted then
+  bool repeats = false;
+  std::function<void(const std::string& value)> assign = {};
+  CLI::Option* parsed = nullptr;
+
+  bool is_flag() const { return value_name.empty(); }
+  bool is_positional() const { return name.front() != '-'; }
+};
+
+class OptionTable {
+ public:
+  // `command` is for messages: "mlx-mamba generate".
+  explicit OptionTable(std::string command);
+
+  // Options declared from here on stand under this title.
+  void group(std::string title) { group_ = std::move(title); }
+
+  // Each writes to `value` when the option is given; it must outlive parse().
+  void flag(const std::string& name, bool* value, const std::string& help);
+  void text(const std::string& name, const std::string& value_name, std::optional<std::string>* value,
+            const std::string& help, Offer offer = Offer::kNothing);
+  void texts(const std::string& name, const std::string& value_name, std::vector<std::string>* values,
+             const std::string& help);
+  void choice(const std::string& name, const std::string& value_name, std::vector<std::string> words,
+              std::optional<std::string>* value, const std::string& help);
+  void integer(const std::string& name, const std::string& value_name, std::function<void(int64_t)> assign, int64_t low,
+               int64_t high, const std::string& help);
+  void number(const std::string& name, const std::string& value_name, float* value, const std::string& help);
+
+  enum class Asked { kRun, kHelp, kVersion };
+
+  // Throws UsageError, with a pointer to --help, for options that are unknown, repeated, lack a value or have a bad
+  // one. The program's name and the command's are not among `arguments`.
+  Asked parse(const std::vector<std::string>& arguments);
+
+  const std::string& command() const { return command_; }
+  const std::deque<Option>& options() const { return options_; }
+
+ private:
+  void add(Option option);
+  void take(const Option& option);
+  std::vector<std::string> separated(const std::vector<std::string>& arguments) const;
+  [[noreturn]] void fail(const std::string& message) const;
+  [[noreturn]] void fail_unexpected(const std::string& argument) const;
+
+  std::string command_;
+  std::string group_ = "Options";
+  CLI::App app_;
+  std::deque<Option> options_;
+  bool help_ = false;
+  bool version_ = false;
+};
+
+// The one of `words` that `word` is most likely a slip for; empty when none is near.
+std::string nearest(const std::string& word, const std::vector<std::string>& words);
+
+}  // namespace mamba::cli
