@@ -17,20 +17,20 @@
 namespace mamba::generate {
 
 struct Request {
-  std::vector<int32_t> prompt;             // may be empty only when `from` is given
+  std::vector<int32_t> prompt;  // may be empty only when `from` is given
   SamplingParams sampling;
   int max_tokens = 256;
-  std::vector<std::string> stop;           // generation ends where the text contains one of these; it is cut off
-  bool ignore_eos = false;                 // go on after an end-of-text token
-  std::optional<SessionState> from;        // continue an earlier session
-  bool keep_state = false;                 // fill Result::session
+  std::vector<std::string> stop;     // generation ends where the text contains one of these; it is cut off
+  bool ignore_eos = false;           // go on after an end-of-text token
+  std::optional<SessionState> from;  // continue an earlier session
+  bool keep_state = false;           // fill Result::session
 };
 
 struct Result {
-  std::vector<int32_t> tokens;   // generated, an end-of-text token included
-  std::vector<double> logprobs;  // of each, under the model's own distribution
-  std::string text;              // of the tokens, without special tokens; empty without a tokenizer
-  std::string finish_reason;     // "stop" (end of text or a stop string) or "length"
+  std::vector<int32_t> tokens;          // generated, an end-of-text token included
+  std::vector<double> logprobs;         // of each, under the model's own distribution
+  std::string text;                     // of the tokens, without special tokens; empty without a tokenizer
+  std::string finish_reason;            // "stop" (end of text or a stop string) or "length"
   std::optional<SessionState> session;  // after prompt and all tokens
 };
 

@@ -22,10 +22,10 @@ struct LoadOptions {
 
 // Where a name leads before anything is loaded.
 struct Resolved {
-  std::filesystem::path directory;            // holds config.json and weights
-  std::filesystem::path tokenizer;            // tokenizer.json; empty when there is none
-  std::string repository;                     // "state-spaces/mamba-130m"; empty for a folder
-  std::string commit;                         // of the repository
+  std::filesystem::path directory;  // holds config.json and weights
+  std::filesystem::path tokenizer;  // tokenizer.json; empty when there is none
+  std::string repository;           // "state-spaces/mamba-130m"; empty for a folder
+  std::string commit;               // of the repository
 };
 
 struct LoadedModel {
@@ -38,14 +38,15 @@ struct LoadedModel {
 // PyTorch checkpoints from the hub are converted once and kept, in `$MLX_MAMBA_CACHE` or `~/.cache/mlx-mamba`
 // (XDG_CACHE_HOME is respected); a repository of state-spaces without a tokenizer gets that of EleutherAI/gpt-neox-20b.
 // Throws Error saying what was looked for, and where.
-Resolved resolve_model(const std::string& name, const LoadOptions& options = {});
+// Without `with_tokenizer` none is looked for.
+Resolved resolve_model(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
 
 // resolve_model, then weights and (unless `with_tokenizer` is false) tokenizer.
 LoadedModel load(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
 
 // Copies `source`'s model in Hugging Face's layout with its tokenizer files into `directory`, in `dtype` if given.
 // Nothing is left half-written where a reader would take it for whole: config.json comes last.
-void convert(const Resolved& source, const std::filesystem::path& directory,
-             std::optional<mlx::core::Dtype> dtype = {}, const ProgressFn& progress = {});
+void convert(const Resolved& source, const std::filesystem::path& directory, std::optional<mlx::core::Dtype> dtype = {},
+             const ProgressFn& progress = {});
 
 }  // namespace mamba::generate

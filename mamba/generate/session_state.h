@@ -12,9 +12,9 @@
 namespace mamba::generate {
 
 struct SessionState {
-  models::State state;               // one sequence
-  mlx::core::array next_logits;      // (vocab) float32: after the last token
-  std::vector<int32_t> history;      // every token so far, for the repetition penalty
+  models::State state;           // one sequence
+  mlx::core::array next_logits;  // (vocab) float32: after the last token
+  std::vector<int32_t> history;  // every token so far, for the repetition penalty
 };
 
 // A safetensors file with the model's sizes in its metadata. Written whole or not at all.

@@ -14,7 +14,9 @@ constexpr int64_t kMaxState = 4096;
 constexpr int64_t kMaxKernel = 64;
 constexpr int64_t kMaxExpand = 64;
 
-int to_int(int64_t value) { return static_cast<int>(value); }
+int to_int(int64_t value) {
+  return static_cast<int>(value);
+}
 
 // dt_rank is "auto" or a number in both layouts.
 int read_dt_rank(const JsonObject& json, const std::string& key, int d_model) {
@@ -135,11 +137,11 @@ Config parse_state_spaces(const JsonObject& json) {
 
 int64_t Config::parameter_count() const {
   const int64_t inner = d_inner;
-  int64_t layer = inner * 2 * d_model + inner * d_model;                  // in_proj, out_proj
+  int64_t layer = inner * 2 * d_model + inner * d_model;  // in_proj, out_proj
   layer += bias ? 2 * inner + d_model : 0;
-  layer += inner * d_conv + (conv_bias ? inner : 0);                      // conv1d
-  layer += inner * (dt_rank + 2 * d_state) + inner * dt_rank + inner;     // x_proj, dt_proj
-  layer += inner * d_state + inner + d_model;                             // A_log, D, norm
+  layer += inner * d_conv + (conv_bias ? inner : 0);                   // conv1d
+  layer += inner * (dt_rank + 2 * d_state) + inner * dt_rank + inner;  // x_proj, dt_proj
+  layer += inner * d_state + inner + d_model;                          // A_log, D, norm
   return layer * n_layer + int64_t{vocab_size} * d_model * (tie_embeddings ? 1 : 2) + d_model;
 }
 

@@ -21,7 +21,7 @@ struct Config {
   int dt_rank = 0;     // R, time_step_rank: ceil(d_model / 16) by default
 
   bool tie_embeddings = true;
-  bool bias = false;             // in_proj and out_proj
+  bool bias = false;  // in_proj and out_proj
   bool conv_bias = true;
   bool residual_in_fp32 = true;  // the residual stream stays float32 whatever the weights' dtype
   double norm_eps = 1e-5;

@@ -10,6 +10,7 @@
 #include "mamba/base/error.h"
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/linear/linear.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 
@@ -49,9 +50,8 @@ void check_spans(const Spans& spans, int batch, int length) {
 // Rows of (B, L, ...) moved left so that each starts at 0; what comes free is zero.
 mx::array left_aligned(const mx::array& rows, const Spans& spans) {
   const mx::array source = mx::contiguous(rows);
-  mx::array out(source.shape(), source.dtype(), nullptr, {});
   mx::eval(source);
-  out.set_data(mx::allocator::malloc(source.nbytes()));
+  mx::array out(mx::allocator::malloc(source.nbytes()), source.shape(), source.dtype());
   std::memset(out.data<char>(), 0, out.nbytes());
   const int64_t row_bytes = static_cast<int64_t>(source.nbytes()) / source.shape(0);
   const int64_t item = row_bytes / source.shape(1);
@@ -60,7 +60,6 @@ mx::array left_aligned(const mx::array& rows, const Spans& spans) {
     std::memcpy(out.data<char>() + row, source.data<char>() + row + spans[b].begin * item,
                 static_cast<size_t>((spans[b].end - spans[b].begin) * item));
   }
-  out.set_status(mx::array::Status::available);
   return out;
 }
 
@@ -111,7 +110,9 @@ MambaLM::MambaLM(Config config) : config_(std::move(config)) {
   }
 }
 
-mx::Dtype MambaLM::dtype() const { return layers_.front().mixer.in_proj.weight.dtype(); }
+mx::Dtype MambaLM::dtype() const {
+  return layers_.front().mixer.in_proj.weight.dtype();
+}
 
 void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
   derived_.clear();
@@ -194,7 +195,7 @@ std::pair<mx::array, State> MambaLM::hidden(const mx::array& tokens, const State
   const std::optional<mx::array> spans = to_array(options.spans);
   const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
   State next = state;
-  mx::array x = embeddings_(tokens, s);  // (B, L, d_model)
+  mx::array x = mx::astype(embeddings_(tokens, s), dtype(), s);  // (B, L, d_model)
   std::optional<mx::array> residual;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Block& block = layers_[i];
@@ -264,8 +265,8 @@ mx::array MambaLM::forward(const mx::array& tokens, State& state, const ForwardO
   const int batch = tokens.shape(0);
   const int64_t length = tokens.shape(1);
   const int64_t vocab = config_.vocab_size;
-  mx::array out({batch, static_cast<int>(length), config_.vocab_size}, mx::float32, nullptr, {});
-  out.set_data(mx::allocator::malloc(out.nbytes()));
+  const size_t bytes = static_cast<size_t>(batch * length * vocab) * sizeof(float);
+  mx::array out(mx::allocator::malloc(bytes), {batch, static_cast<int>(length), config_.vocab_size}, mx::float32);
   auto* data = out.data<float>();
   if (options.spans) {
     std::memset(data, 0, out.nbytes());
@@ -281,7 +282,6 @@ mx::array MambaLM::forward(const mx::array& tokens, State& state, const ForwardO
                   static_cast<size_t>(real * vocab) * sizeof(float));
     }
   });
-  out.set_status(mx::array::Status::available);
   return out;
 }
 

@@ -21,13 +21,13 @@ namespace mamba::models {
 
 // in_proj -> causal conv, SiLU -> x_proj -> dt_proj -> selective scan, gate -> out_proj
 struct Mixer {
-  nn::Linear in_proj;       // (2 D, d_model): x, then the gate z
-  nn::DepthwiseConv1d conv1d;  // (D, 1, K)
-  nn::Linear x_proj;        // (R + 2 N, D): dt, B, C
-  nn::Linear dt_proj;       // (D, R), with bias
+  nn::Linear in_proj;                    // (2 D, d_model): x, then the gate z
+  nn::DepthwiseConv1d conv1d;            // (D, 1, K)
+  nn::Linear x_proj;                     // (R + 2 N, D): dt, B, C
+  nn::Linear dt_proj;                    // (D, R), with bias
   mlx::core::array A_log = nn::unset();  // (D, N); A = -exp(A_log)
   mlx::core::array D = nn::unset();      // (D)
-  nn::Linear out_proj;      // (d_model, D)
+  nn::Linear out_proj;                   // (d_model, D)
 
   void visit(const std::string& path, const nn::ParameterVisitor& visitor);
 };
@@ -52,8 +52,8 @@ Spans right_padded(const std::vector<int>& lengths);
 
 // Options of the forward pass.
 struct ForwardOptions {
-  std::optional<Spans> spans;               // one per row; none: every position is a token
-  std::optional<mlx::core::array> resets;   // (B, L) uint8: a new document starts where nonzero
+  std::optional<Spans> spans;              // one per row; none: every position is a token
+  std::optional<mlx::core::array> resets;  // (B, L) uint8: a new document starts where nonzero
 };
 
 class MambaLM {
@@ -126,7 +126,7 @@ class MambaLM {
   std::vector<Block> layers_;
   nn::RmsNorm norm_f_;
   std::optional<nn::Linear> lm_head_;  // none: tied to the embeddings
-  std::vector<Derived> derived_;  // empty until prepare()
+  std::vector<Derived> derived_;       // empty until prepare()
 };
 
 }  // namespace mamba::models

@@ -13,7 +13,7 @@
 namespace mamba::models {
 
 // Reads `directory` (config.json and weights, layouts of Hugging Face and of state-spaces). Weights keep their stored
-// dtype unless `dtype` names one; A_log, D, norms and dt_proj.bias stay what they are when it is narrower. Throws
+// dtype unless `dtype` names one (models/checkpoint.h says which tensors do not follow it down). Throws
 // ParseError or Error naming the file, the tensor, and what was expected, for missing, superfluous and misshapen
 // tensors and for dtypes that are no floats. The model comes prepared for inference.
 MambaLM load_model(const std::filesystem::path& directory, std::optional<mlx::core::Dtype> dtype = {});

@@ -17,7 +17,9 @@ State State::zeros(const Config& config, int batch, mx::Dtype dtype) {
   return State{std::vector<LayerState>(static_cast<size_t>(config.n_layer), layer)};
 }
 
-int State::batch() const { return layers.empty() ? 0 : layers.front().ssm.shape(0); }
+int State::batch() const {
+  return layers.empty() ? 0 : layers.front().ssm.shape(0);
+}
 
 State State::select(const std::vector<int>& rows) const {
   for (const int row : rows) {

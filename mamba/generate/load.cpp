@@ -1,0 +1,174 @@
+#include "mamba/generate/load.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "mamba/base/file.h"
+#include "mamba/base/warning.h"
+#include "mamba/hub/hub.h"
+#include "mamba/io/checkpoint.h"
+#include "mamba/io/save.h"
+#include "mamba/models/checkpoint.h"
+#include "mamba/models/registry.h"
+
+namespace mamba::generate {
+
+namespace fs = std::filesystem;
+namespace mx = mlx::core;
+
+namespace {
+
+// The tokenizer that every state-spaces checkpoint was trained with; their repositories hold none.
+constexpr const char* kNeoxRepository = "EleutherAI/gpt-neox-20b";
+
+constexpr const char* kTokenizer = "tokenizer.json";
+
+// What travels with a tokenizer; all but the first may be absent.
+const std::vector<std::string>& tokenizer_file_names() {
+  static const std::vector<std::string> names = {kTokenizer, "tokenizer_config.json", "special_tokens_map.json",
+                                                 "chat_template.jinja"};
+  return names;
+}
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+fs::path conversion_cache() {
+  if (const std::string own = environment("MLX_MAMBA_CACHE"); !own.empty()) {
+    return own;
+  }
+  if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty()) {
+    return fs::path(xdg) / "mlx-mamba";
+  }
+  const std::string home = environment("HOME");
+  return fs::path(home.empty() ? "/" : home) / ".cache" / "mlx-mamba";
+}
+
+bool has_file(const hub::Snapshot& snapshot, const std::string& name) {
+  return std::find(snapshot.files.begin(), snapshot.files.end(), name) != snapshot.files.end();
+}
+
+bool has_safetensors(const hub::Snapshot& snapshot) {
+  return std::any_of(snapshot.files.begin(), snapshot.files.end(),
+                     [](const std::string& name) { return name.ends_with(".safetensors"); });
+}
+
+Resolved resolve_folder(const fs::path& folder) {
+  Resolved resolved{.directory = folder, .tokenizer = {}, .repository = {}, .commit = {}};
+  if (fs::exists(folder / kTokenizer)) {
+    resolved.tokenizer = folder / kTokenizer;
+  }
+  return resolved;
+}
+
+// The snapshot in a form that loads at once: itself, or its conversion from PyTorch's format, made on first use.
+fs::path loadable_directory(const Resolved& source, const hub::Snapshot& snapshot, const ProgressFn& progress) {
+  if (has_safetensors(snapshot)) {
+    return snapshot.folder;
+  }
+  std::string folder_name = source.repository;
+  for (size_t slash = folder_name.find('/'); slash != std::string::npos; slash = folder_name.find('/')) {
+    folder_name.replace(slash, 1, "--");
+  }
+  const fs::path converted = conversion_cache() / "converted" / folder_name / snapshot.commit;
+  if (fs::exists(converted / "config.json")) {
+    return converted;
+  }
+  try {
+    convert(source, converted, {}, progress);
+  } catch (const ParseError&) {
+    throw;  // the checkpoint is at fault, not the place for its conversion
+  } catch (const Error& e) {
+    if (!fs::exists(snapshot.folder / "config.json")) {
+      throw;
+    }
+    warn_once(fmt::format("the converted model could not be kept ({}); reading the PyTorch file instead", e.what()));
+    return snapshot.folder;
+  }
+  return converted;
+}
+
+Resolved resolve_repository(const std::string& name, const LoadOptions& options, bool with_tokenizer) {
+  const hub::Options hub_options = hub::Options::from_environment();
+  const hub::Snapshot snapshot =
+      hub::download_files(name, options.revision, hub::model_files(), hub_options, options.progress);
+  Resolved resolved{.directory = snapshot.folder, .tokenizer = {}, .repository = name, .commit = snapshot.commit};
+  if (has_file(snapshot, kTokenizer)) {
+    resolved.tokenizer = snapshot.folder / kTokenizer;
+  } else if (with_tokenizer && name.starts_with("state-spaces/")) {
+    const hub::Snapshot neox =
+        hub::download_files(kNeoxRepository, "main", hub::tokenizer_files(), hub_options, options.progress);
+    resolved.tokenizer = neox.folder / kTokenizer;
+  }
+  resolved.directory = loadable_directory(resolved, snapshot, options.progress);
+  return resolved;
+}
+
+void copy_whole(const fs::path& from, const fs::path& to) {
+  std::error_code ignored;
+  if (!fs::equivalent(from, to, ignored)) {
+    write_file(to, read_file(from));
+  }
+}
+
+void copy_tokenizer(const fs::path& tokenizer, const fs::path& directory) {
+  for (const std::string& name : tokenizer_file_names()) {
+    const fs::path from = tokenizer.parent_path() / name;
+    if (fs::exists(from)) {
+      copy_whole(from, directory / name);
+    }
+  }
+  if (!fs::exists(directory / "tokenizer_config.json")) {
+    write_file(directory / "tokenizer_config.json", "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n");
+  }
+}
+
+}  // namespace
+
+Resolved resolve_model(const std::string& name, const LoadOptions& options, bool with_tokenizer) {
+  std::error_code ignored;
+  if (fs::is_directory(name, ignored)) {
+    return resolve_folder(name);
+  }
+  if (fs::exists(name, ignored)) {
+    throw UsageError(fmt::format("{}: is a file; name the folder that holds it with its config.json", name));
+  }
+  const bool path_like = name.empty() || name.front() == '.' || name.front() == '/' || name.front() == '~';
+  if (path_like || !hub::looks_like_repo_id(name)) {
+    throw Error(fmt::format("model {}: there is no such folder, and it is no name of a hub repository (owner/name)",
+                            quote(name)));
+  }
+  return resolve_repository(name, options, with_tokenizer);
+}
+
+LoadedModel load(const std::string& name, const LoadOptions& options, bool with_tokenizer) {
+  Resolved source = resolve_model(name, options, with_tokenizer);
+  std::unique_ptr<text::Tokenizer> tokenizer;
+  if (with_tokenizer && !source.tokenizer.empty()) {
+    tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_file(source.tokenizer));
+  }
+  return {models::load_model(source.directory, options.dtype), std::move(tokenizer), std::move(source)};
+}
+
+void convert(const Resolved& source, const fs::path& directory, std::optional<mx::Dtype> dtype,
+             const ProgressFn& progress) {
+  models::MambaLM model(models::read_config(source.directory));
+  models::load_parameters(*io::open_checkpoint(source.directory), model);
+  const mx::Dtype weights = dtype.value_or(model.dtype());
+  make_directories(directory);
+  io::save_checkpoint(directory, models::parameters_to_save(model, dtype), io::kDefaultShardBytes, io::kTorchFormat,
+                      progress);
+  if (!source.tokenizer.empty()) {
+    copy_tokenizer(source.tokenizer, directory);
+  }
+  if (const fs::path generation = source.directory / "generation_config.json"; fs::exists(generation)) {
+    copy_whole(generation, directory / "generation_config.json");
+  }
+  // Last: a reader takes a folder with a config.json for whole.
+  write_file(directory / "config.json",
+             models::hugging_face_config(model.config(), models::dtype_name(weights)).dump(2) + "\n");
+}
+
+}  // namespace mamba::generate
