@@ -1,0 +1,212 @@
+#include <mlx/primitives.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "mamba/base/error.h"
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/linear/convert.h"
+#include "mamba/ops/linear/forward.h"
+#include "mamba/ops/linear/many_rows.h"
+#include "mamba/ops/linear/sequences.h"
+
+namespace mamba::ops::linear_detail {
+
+namespace mx = mlx::core;
+
+namespace {
+
+[[noreturn]] void refuse_second_derivative() {
+  throw Error("[linear] the gradients of linear cannot be differentiated again");
+}
+
+const int32_t* spans_data(const std::vector<mx::array>& inputs, bool has_spans, mx::cpu::CommandEncoder& encoder) {
+  if (!has_spans) {
+    return nullptr;
+  }
+  const mx::array spans = row_contiguous(inputs[2], encoder);
+  encoder.set_input_array(spans);
+  return spans.data<int32_t>();
+}
+
+class InputGradient : public mx::UnaryPrimitive {
+ public:
+  InputGradient(mx::Stream stream, bool has_spans) : UnaryPrimitive(stream), has_spans_(has_spans) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    allocate(out);
+    if (out.size() == 0) {
+      return;
+    }
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const mx::array dy = readable_rows(inputs[0], encoder);
+    const mx::array weight = readable_rows(inputs[1], encoder);
+    encoder.set_input_array(dy);
+    encoder.set_input_array(weight);
+    encoder.set_output_array(out);
+
+    struct Job {
+      SequenceShape shape;
+      Rows dy;
+      OutRows dx;
+      const int32_t* spans;
+      Product product;
+    };
+    const auto job = std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
+                                               .dy = rows_of(dy),
+                                               .dx = out_rows_of(out),
+                                               .spans = spans_data(inputs, has_spans_, encoder),
+                                               .product = {}});
+    Product& product = job->product;
+    product.n = weight.shape(1);
+    product.k = weight.shape(0);
+    product.right.k_rows = rows_of(weight);
+    product.right.by_k_rows = true;
+    product.left.rows.type = job->dy.type;
+    product.out.type = job->dx.type;
+    product.left.rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
+    product.out.rows.reserve(static_cast<size_t>(job->shape.rows()));
+    Workspace::instance().reserve(many_rows_workspace(job->shape.rows(), product.k));
+    encoder.dispatch([job] {
+      const int64_t length = job->shape.length;
+      for (int64_t index = 0; index < job->shape.sequences; ++index) {
+        const Span span = span_of(job->spans, index, length);
+        append_real(job->dy, index * length, span, job->product.left.rows);
+        append_real(job->dx, index * length, span, job->product.out);
+        clear_outside(job->dx, index * length, length, span, job->product.n);
+      }
+      job->product.m = job->product.left.rows.count();
+      const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
+      many_rows(job->product, Workspace::instance().data());
+    });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
+    throw Error("[linear] this primitive runs on the CPU only");
+  }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
+                             const std::vector<mx::array>&) override {
+    refuse_second_derivative();
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return has_spans_ == static_cast<const InputGradient&>(other).has_spans_;
+  }
+
+  const char* name() const override { return "LinearInputGradient"; }
+
+ private:
+  bool has_spans_;
+};
+
+class WeightGradient : public mx::Primitive {
+ public:
+  WeightGradient(mx::Stream stream, bool has_spans) : Primitive(stream), has_spans_(has_spans) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    for (mx::array& out : outputs) {
+      allocate(out);
+    }
+    if (outputs[1].size() == 0) {
+      return;
+    }
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const mx::array dy = readable_rows(inputs[0], encoder);
+    const mx::array x = readable_rows(inputs[1], encoder);
+    encoder.set_input_array(dy);
+    encoder.set_input_array(x);
+    encoder.set_output_array(outputs[0]);
+    encoder.set_output_array(outputs[1]);
+
+    struct Job {
+      SequenceShape shape;
+      Rows dy;
+      Rows x;
+      const int32_t* spans;
+      Product product;
+      void* bias_gradient;
+      Float bias_type;
+      std::vector<float> bias_sums;
+    };
+    const auto job = std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
+                                               .dy = rows_of(dy),
+                                               .x = rows_of(x),
+                                               .spans = spans_data(inputs, has_spans_, encoder),
+                                               .product = {},
+                                               .bias_gradient = outputs[1].data<uint8_t>(),
+                                               .bias_type = float_type(outputs[1].dtype()),
+                                               .bias_sums = std::vector<float>(outputs[1].size())});
+    Product& product = job->product;
+    product.m = outputs[0].shape(0);
+    product.n = outputs[0].shape(1);
+    product.left.transposed = true;
+    product.left.rows.type = job->dy.type;
+    product.right.k_rows.type = job->x.type;
+    product.right.by_k_rows = true;
+    product.out = out_rows_of(outputs[0]);
+    product.left.rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
+    product.right.k_rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
+    Workspace::instance().reserve(many_rows_workspace(product.m, job->shape.rows()));
+    encoder.dispatch([job] {
+      const int64_t length = job->shape.length;
+      for (int64_t index = 0; index < job->shape.sequences; ++index) {
+        const Span span = span_of(job->spans, index, length);
+        append_real(job->dy, index * length, span, job->product.left.rows);
+        append_real(job->x, index * length, span, job->product.right.k_rows);
+      }
+      job->product.k = job->product.left.rows.count();
+      sum_rows(job->product.left.rows, job->product.m, job->bias_sums.data());
+      narrow(job->bias_sums.data(), job->product.m, job->bias_type, job->bias_gradient);
+      const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
+      many_rows(job->product, Workspace::instance().data());
+    });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw Error("[linear] this primitive runs on the CPU only");
+  }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
+                             const std::vector<mx::array>&) override {
+    refuse_second_derivative();
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    return has_spans_ == static_cast<const WeightGradient&>(other).has_spans_;
+  }
+
+  const char* name() const override { return "LinearWeightGradient"; }
+
+ private:
+  bool has_spans_;
+};
+
+}  // namespace
+
+mx::array input_gradient(const mx::array& dy, const mx::array& weight, const std::optional<mx::array>& spans,
+                         mx::Dtype dtype, mx::Stream stream) {
+  std::vector<mx::array> inputs = {dy, weight};
+  if (spans) {
+    inputs.push_back(*spans);
+  }
+  mx::Shape shape = dy.shape();
+  shape.back() = weight.shape(1);
+  return mx::array(shape, dtype, std::make_shared<InputGradient>(stream, spans.has_value()), std::move(inputs));
+}
+
+std::pair<mx::array, mx::array> weight_gradient(const mx::array& dy, const mx::array& x,
+                                                const std::optional<mx::array>& spans, mx::Dtype weight_dtype,
+                                                mx::Dtype bias_dtype, mx::Stream stream) {
+  std::vector<mx::array> inputs = {dy, x};
+  if (spans) {
+    inputs.push_back(*spans);
+  }
+  const int n = dy.shape(-1);
+  std::vector<mx::array> outputs =
+      mx::array::make_arrays({{n, x.shape(-1)}, {n}}, {weight_dtype, bias_dtype},
+                             std::make_shared<WeightGradient>(stream, spans.has_value()), inputs);
+  return {outputs[0], outputs[1]};
+}
+
+}  // namespace mamba::ops::linear_detail

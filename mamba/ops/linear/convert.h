@@ -1,0 +1,15 @@
+// Inside linear: single rows from and to float32.
+#pragma once
+
+#include "mamba/ops/linear/products.h"
+
+namespace mamba::ops::linear_detail {
+
+// On the calling thread.
+void widen(const void* from, Float type, int64_t count, float* to);
+void narrow(const float* from, int64_t count, Float type, void* to);
+
+// sums[j] = sum over the rows, in order, of element j < count. On all threads.
+void sum_rows(const Rows& rows, int64_t count, float* sums);
+
+}  // namespace mamba::ops::linear_detail

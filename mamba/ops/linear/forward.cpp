@@ -1,0 +1,191 @@
+#include "mamba/ops/linear/forward.h"
+
+#include <mlx/primitives.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "mamba/base/error.h"
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/linear/convert.h"
+#include "mamba/ops/linear/few_rows.h"
+#include "mamba/ops/linear/many_rows.h"
+#include "mamba/ops/linear/sequences.h"
+
+namespace mamba::ops::linear_detail {
+
+namespace mx = mlx::core;
+
+int64_t few_rows_limit(mx::Dtype weight) {
+  return weight == mx::float32 ? 32 : 24;
+}
+
+namespace {
+
+// All that a product needs, gathered before it is dispatched: what runs later allocates nothing.
+struct ForwardJob {
+  SequenceShape shape;
+  int64_t n = 0;
+  int64_t k = 0;
+  int64_t limit = 0;
+  Rows x;
+  OutRows y;
+  Matrix weight;
+  const void* bias = nullptr;
+  Float bias_type = Float::kFloat32;
+  const int32_t* spans = nullptr;
+
+  std::vector<float> wide_bias;
+  Rows few_x, many_x;
+  OutRows few_y, many_y;
+
+  explicit ForwardJob(const mx::Shape& x_shape) : shape(x_shape) {}
+
+  void reserve() {
+    const auto rows = static_cast<size_t>(shape.rows());
+    few_x = {.rows = {}, .type = x.type};
+    many_x = few_x;
+    few_y = {.rows = {}, .type = y.type};
+    many_y = few_y;
+    for (Rows* list : {&few_x, &many_x}) {
+      list->rows.reserve(rows);
+    }
+    for (OutRows* list : {&few_y, &many_y}) {
+      list->rows.reserve(rows);
+    }
+    wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(n));
+    Workspace::instance().reserve(std::max(few_rows_workspace(shape.rows(), k), many_rows_workspace(shape.rows(), k)));
+  }
+
+  void run() {
+    for (int64_t index = 0; index < shape.sequences; ++index) {
+      const int64_t first = index * shape.length;
+      const Span span = span_of(spans, index, shape.length);
+      const bool few = span.end - span.begin <= limit;
+      append_real(x, first, span, few ? few_x : many_x);
+      append_real(y, first, span, few ? few_y : many_y);
+      clear_outside(y, first, shape.length, span, n);
+    }
+    if (bias != nullptr) {
+      widen(bias, bias_type, n, wide_bias.data());
+    }
+    const float* wide = bias == nullptr ? nullptr : wide_bias.data();
+    const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
+    float* workspace = Workspace::instance().data();
+    if (few_x.count() > 0) {
+      few_rows(few_x, weight, wide, n, k, few_y, workspace);
+    }
+    if (many_x.count() > 0) {
+      Product product;
+      product.m = many_x.count();
+      product.n = n;
+      product.k = k;
+      product.left.rows = std::move(many_x);
+      product.right.matrix = weight;
+      product.bias = wide;
+      product.out = std::move(many_y);
+      many_rows(product, workspace);
+    }
+  }
+};
+
+class Linear : public mx::UnaryPrimitive {
+ public:
+  Linear(mx::Stream stream, bool has_bias, bool has_spans)
+      : UnaryPrimitive(stream), has_bias_(has_bias), has_spans_(has_spans) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    allocate(out);
+    if (out.size() == 0) {
+      return;
+    }
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const mx::array x = readable_rows(inputs[0], encoder);
+    const mx::array weight = readable_rows(inputs[1], encoder);
+    encoder.set_input_array(x);
+    encoder.set_input_array(weight);
+    encoder.set_output_array(out);
+    const auto job = std::make_shared<ForwardJob>(x.shape());
+    job->n = weight.shape(0);
+    job->k = weight.shape(1);
+    job->limit = few_rows_limit(weight.dtype());
+    job->x = rows_of(x);
+    job->y = out_rows_of(out);
+    job->weight = {.data = weight.data<uint8_t>(), .stride = weight.strides()[0], .type = float_type(weight.dtype())};
+    if (has_bias_) {
+      const mx::array bias = row_contiguous(inputs[2], encoder);
+      encoder.set_input_array(bias);
+      job->bias = bias.data<uint8_t>();
+      job->bias_type = float_type(bias.dtype());
+    }
+    if (has_spans_) {
+      const mx::array spans = row_contiguous(inputs.back(), encoder);
+      encoder.set_input_array(spans);
+      job->spans = spans.data<int32_t>();
+    }
+    job->reserve();
+    encoder.dispatch([job] { job->run(); });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
+    throw Error("[linear] this primitive runs on the CPU only");
+  }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    const mx::array& x = primals[0];
+    const mx::array& weight = primals[1];
+    const std::optional<mx::array> spans = has_spans_ ? std::optional(primals.back()) : std::nullopt;
+    std::optional<std::pair<mx::array, mx::array>> of_weight;
+    std::vector<mx::array> gradients;
+    for (const int argument : argnums) {
+      if (argument == 0) {
+        gradients.push_back(input_gradient(cotangents[0], weight, spans, x.dtype(), stream()));
+        continue;
+      }
+      check(argument == 1 || (argument == 2 && has_bias_), "[linear] spans have no gradient");
+      if (!of_weight) {
+        const mx::Dtype bias_dtype = has_bias_ ? primals[2].dtype() : weight.dtype();
+        of_weight = weight_gradient(cotangents[0], x, spans, weight.dtype(), bias_dtype, stream());
+      }
+      gradients.push_back(argument == 1 ? of_weight->first : of_weight->second);
+    }
+    return gradients;
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    mx::Shape shape = inputs[0].shape();
+    shape.back() = inputs[1].shape(0);
+    return {shape};
+  }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto& that = static_cast<const Linear&>(other);
+    return has_bias_ == that.has_bias_ && has_spans_ == that.has_spans_;
+  }
+
+  const char* name() const override { return "Linear"; }
+
+ private:
+  bool has_bias_;
+  bool has_spans_;
+};
+
+}  // namespace
+
+mx::array forward(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
+                  const std::optional<mx::array>& spans, mx::Dtype out_dtype, mx::Stream stream) {
+  std::vector<mx::array> inputs = {x, weight};
+  if (bias) {
+    inputs.push_back(*bias);
+  }
+  if (spans) {
+    inputs.push_back(*spans);
+  }
+  mx::Shape shape = x.shape();
+  shape.back() = weight.shape(0);
+  return mx::array(shape, out_dtype, std::make_shared<Linear>(stream, bias.has_value(), spans.has_value()),
+                   std::move(inputs));
+}
+
+}  // namespace mamba::ops::linear_detail

@@ -1,0 +1,31 @@
+// Inside linear: the primitives of Linux CPUs. Arguments are checked by the caller.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/stream.h>
+
+#include <optional>
+#include <utility>
+
+namespace mamba::ops::linear_detail {
+
+// Sequences of at most this many real rows take few_rows: below it, reading the weights is what costs.
+int64_t few_rows_limit(mlx::core::Dtype weight);
+
+mlx::core::array forward(const mlx::core::array& x, const mlx::core::array& weight,
+                         const std::optional<mlx::core::array>& bias, const std::optional<mlx::core::array>& spans,
+                         mlx::core::Dtype out_dtype, mlx::core::Stream stream);
+
+// dy W, in x's shape and dtype; 0 outside the spans.
+mlx::core::array input_gradient(const mlx::core::array& dy, const mlx::core::array& weight,
+                                const std::optional<mlx::core::array>& spans, mlx::core::Dtype dtype,
+                                mlx::core::Stream stream);
+
+// dy^T x over the rows inside the spans, (N, K) in the weights' dtype, and the sum of those rows of dy, (N,) in
+// `bias_dtype`.
+std::pair<mlx::core::array, mlx::core::array> weight_gradient(const mlx::core::array& dy, const mlx::core::array& x,
+                                                              const std::optional<mlx::core::array>& spans,
+                                                              mlx::core::Dtype weight_dtype,
+                                                              mlx::core::Dtype bias_dtype, mlx::core::Stream stream);
+
+}  // namespace mamba::ops::linear_detail

@@ -1,0 +1,37 @@
+// Inside linear: products in which every operand is used often enough to be packed first, at the speed of the
+// multipliers.
+#pragma once
+
+#include "mamba/ops/linear/products.h"
+
+namespace mamba::ops::linear_detail {
+
+// The left operand, M x K.
+struct Left {
+  Rows rows;                // M rows of K elements, or
+  bool transposed = false;  // true: K rows of M elements
+};
+
+// The right operand, N x K: the sum is over both operands' k.
+struct Right {
+  Matrix matrix;           // N rows of K elements, `stride` apart (the layout of weights), or
+  bool by_k_rows = false;  // true: K rows of N elements
+  Rows k_rows;
+};
+
+struct Product {
+  int64_t m = 0, n = 0, k = 0;
+  Left left;
+  Right right;
+  const float* bias = nullptr;  // (N,) or null
+  OutRows out;                  // M rows of N elements
+};
+
+// The workspace that many_rows needs; it works through M in pieces, so this does not grow with M.
+int64_t many_rows_workspace(int64_t m, int64_t k);
+
+// out[i][j] = sum over k of left[i][k] right[j][k] + bias[j], in float32. Each element is summed in an order that
+// depends on K alone. `workspace` is locked by the caller. Does not throw.
+void many_rows(const Product& product, float* workspace);
+
+}  // namespace mamba::ops::linear_detail
