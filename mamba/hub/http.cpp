@@ -167,6 +167,9 @@ struct Http::Call {
   size_t discarded = 0;
   bool started = false;
   bool enough = false;  // we ended the transfer on purpose
+  bool silent = false;  // we ended it since nothing came for too long
+  curl_off_t bytes = 0;
+  std::chrono::steady_clock::time_point last_byte = std::chrono::steady_clock::now();
   std::exception_ptr thrown;
 
   template <typename F>
@@ -239,8 +242,18 @@ struct Http::Call {
     return call.guarded([&] { call.receive_header({data, bytes}); }) ? bytes : 0;
   }
 
-  static int on_progress(void* self, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
+  // curl calls this about once a second, and more often while data comes. Its own measure of low speed averages over
+  // the last seconds and notices silence late.
+  static int on_progress(void* self, curl_off_t, curl_off_t bytes, curl_off_t, curl_off_t) {
     Call& call = *static_cast<Call*>(self);
+    const auto now = std::chrono::steady_clock::now();
+    if (bytes != call.bytes) {
+      call.bytes = bytes;
+      call.last_byte = now;
+    } else if (now - call.last_byte > call.request.timeout) {
+      call.silent = true;
+      return 1;
+    }
     return call.request.idle == nullptr || call.guarded(*call.request.idle) ? 0 : 1;
   }
 
@@ -328,7 +341,8 @@ HttpResponse Http::once(const HttpRequest& request, const std::string& url, bool
   set(curl, CURLOPT_NOPROGRESS, 0L);
   set(curl, CURLOPT_XFERINFOFUNCTION, &Call::on_progress);
   set(curl, CURLOPT_XFERINFODATA, static_cast<void*>(&call));
-  set(curl, CURLOPT_BUFFERSIZE, 256L << 10);
+  // Refused while a failed request still holds the buffer; only speed depends on it.
+  curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 256L << 10);
 
   struct ListFree {
     void operator()(curl_slist* list) const { curl_slist_free_all(list); }
@@ -362,6 +376,9 @@ HttpResponse Http::once(const HttpRequest& request, const std::string& url, bool
   }
   if (call.enough && code == CURLE_WRITE_ERROR) {
     code = CURLE_OK;
+  }
+  if (call.silent && code == CURLE_ABORTED_BY_CALLBACK) {
+    code = CURLE_OPERATION_TIMEDOUT;
   }
   if (code == CURLE_OK) {
     call.start();  // an empty body

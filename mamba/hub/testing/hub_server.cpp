@@ -307,18 +307,18 @@ void HubServer::send_content(const httplib::Request& request, httplib::Response&
     response.set_header("Content-Encoding", "gzip");
   }
   response.set_header("Accept-Ranges", "bytes");
-  // Faults count requests for bodies, so they are used up here and not in the copy.
+  const size_t length = body->size() - begin;
+  // Faults count requests for bodies, and only those that are long enough.
   int64_t cut = -1;
   int64_t stall = -1;
-  if (!head && faults_.cut_after >= 0 && faults_.cuts > 0) {
+  if (!head && faults_.cut_after >= 0 && faults_.cuts > 0 && faults_.cut_after < static_cast<int64_t>(length)) {
     --faults_.cuts;
     cut = faults_.cut_after;
   }
-  if (!head && faults_.stall_after >= 0 && faults_.stalls > 0) {
+  if (!head && faults_.stall_after >= 0 && faults_.stalls > 0 && faults_.stall_after < static_cast<int64_t>(length)) {
     --faults_.stalls;
     stall = faults_.stall_after;
   }
-  const size_t length = body->size() - begin;
   const int64_t speed = faults.bytes_per_second;
   const auto piece_at = [this, body, begin, length, cut, stall, speed](size_t offset, httplib::DataSink& sink) {
     if (cut >= 0 && static_cast<int64_t>(offset) >= cut) {
@@ -343,9 +343,7 @@ void HubServer::send_content(const httplib::Request& request, httplib::Response&
     }
     return sink.write(body->data() + begin + offset, size);
   };
-  if (head && faults.hide_sizes) {
-    response.set_header("Transfer-Encoding", "chunked");
-  } else if (faults.hide_sizes) {
+  if (faults.hide_sizes) {
     response.set_chunked_content_provider("application/octet-stream",
                                           [piece_at, length](size_t offset, httplib::DataSink& sink) {
                                             if (offset >= length) {
