@@ -64,7 +64,9 @@ mx::array copied(const mx::array& in, mx::cpu::CommandEncoder& encoder) {
 
 }  // namespace
 
-bool on_cpu(const mx::Stream& stream) { return stream.device == mx::Device::cpu; }
+bool on_cpu(const mx::Stream& stream) {
+  return stream.device == mx::Device::cpu;
+}
 
 void report_missing_kernel(const char* op, const mx::Stream& stream) {
   std::ostringstream device;
@@ -83,10 +85,18 @@ mx::array row_contiguous(const mx::array& in, mx::cpu::CommandEncoder& encoder) 
   return in.flags().row_contiguous ? in : copied(in, encoder);
 }
 
-void allocate(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
+void allocate(mx::array& out) {
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+}
 
 std::string shown(const mx::Shape& shape) {
   return fmt::format("({}{})", fmt::join(shape.begin(), shape.end(), ", "), shape.size() == 1 ? "," : "");
+}
+
+std::string shown(mx::Dtype dtype) {
+  std::ostringstream text;
+  text << dtype;
+  return text.str();
 }
 
 void check_shape(const char* op, const char* name, const mx::array& a, std::initializer_list<int> expected) {

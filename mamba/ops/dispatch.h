@@ -7,6 +7,7 @@
 #include <mlx/utils.h>
 
 #include <initializer_list>
+#include <string>
 
 namespace mamba::ops {
 
@@ -29,6 +30,9 @@ void allocate(mlx::core::array& out);
 
 // "(1536, 16)"
 std::string shown(const mlx::core::Shape& shape);
+
+// "float32"
+std::string shown(mlx::core::Dtype dtype);
 
 // Throws Error "[op] name must be <expected> but got <shape>" unless the shapes agree; -1 in `expected` is any size.
 void check_shape(const char* op, const char* name, const mlx::core::array& a, std::initializer_list<int> expected);

@@ -18,10 +18,9 @@ namespace mamba::ops {
 mlx::core::array rms_norm(const mlx::core::array& x, const mlx::core::array& weight, float eps,
                           mlx::core::StreamOrDevice s = {});
 
-// {y, residual'} with residual' = residual + x (x itself where no residual is given), and y = rms_norm(residual') in
-// x's dtype. The sum is float32 and y is computed before it is rounded to `residual_dtype`, in which residual' is
-// returned: float32 keeps the residual stream in float32 as checkpoints with residual_in_fp32 ask; without a value it
-// is the residual's own dtype, or x's where there is none.
+// {y, residual'} with residual' = residual + x (x itself where no residual is given), added in float32 and rounded to
+// `residual_dtype`, and y = rms_norm(residual') in x's dtype. float32 keeps the residual stream in float32, as
+// checkpoints with residual_in_fp32 ask; without a value it is the residual's own dtype, or x's where there is none.
 std::pair<mlx::core::array, mlx::core::array> rms_norm_add(
     const mlx::core::array& x,                        // (..., D)
     const std::optional<mlx::core::array>& residual,  // (..., D), of x's dtype or float32

@@ -47,7 +47,7 @@ struct SelectiveScanOutputs {
 };
 
 // Differentiable once, in every floating-point input and through the final state; a second derivative throws Error.
-// For the backward pass one state is kept per 64 positions, B * ceil(L / 64) * D * N floats.
+// For the backward pass one state is kept per 64 positions, B * ((L - 1) / 64) * D * N floats.
 // Inputs may be slices of wider arrays along the last axis: they are read in place.
 // Throws Error with the shapes when they do not agree. B, D and N are at least 1; L may be 0.
 SelectiveScanOutputs selective_scan(const SelectiveScanInputs& in, mlx::core::StreamOrDevice s = {});

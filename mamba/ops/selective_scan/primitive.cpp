@@ -1,0 +1,60 @@
+#include "mamba/ops/selective_scan/primitive.h"
+
+#include "mamba/base/error.h"
+
+namespace mamba::ops::scan {
+
+namespace mx = mlx::core;
+
+Inputs kernel_inputs(const std::vector<mx::array>& inputs, const Layout& layout, mx::cpu::CommandEncoder& encoder) {
+  // Temporaries live in the encoder until the kernel has run.
+  const auto rows = [&](int i) { return cpu::rows_of(readable_rows(inputs[i], encoder)); };
+  const auto whole = [&](int i) { return row_contiguous(inputs[i], encoder); };
+  const auto numbers = [&](Layout::Slot slot) {
+    return layout.has(slot) ? cpu::numbers_of(whole(layout.slots[slot])) : cpu::Numbers{};
+  };
+  const mx::array& u = inputs[0];
+  Inputs in;
+  in.batch = u.shape(0);
+  in.length = u.ndim() == 3 ? u.shape(1) : 1;
+  in.channels = u.shape(-1);
+  in.states = inputs[2].shape(1);
+  in.element = cpu::element_of(u);
+  in.softplus = layout.softplus;
+  in.u = rows(0);
+  in.delta = rows(1);
+  in.A = whole(2).data<float>();
+  in.B = rows(3);
+  in.C = rows(4);
+  in.z = layout.has(Layout::kZ) ? rows(layout.slots[Layout::kZ]) : cpu::Rows{};
+  in.D = numbers(Layout::kD);
+  in.delta_bias = numbers(Layout::kDeltaBias);
+  const auto pointer = [&]<typename T>(Layout::Slot slot, T*) -> const T* {
+    return layout.has(slot) ? whole(layout.slots[slot]).template data<T>() : nullptr;
+  };
+  in.initial_state = pointer(Layout::kInitialState, static_cast<float*>(nullptr));
+  in.spans = pointer(Layout::kSpans, static_cast<int32_t*>(nullptr));
+  in.resets = pointer(Layout::kResets, static_cast<uint8_t*>(nullptr));
+  return in;
+}
+
+void SelectiveScan::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+  const Inputs in = kernel_inputs(inputs, layout_, encoder);
+  for (mx::array& out : outputs) {
+    allocate(out);
+  }
+  const Outputs out{outputs[0].data<void>(), outputs[1].data<float>(), outputs[2].data<float>()};
+  encoder.dispatch([in, out] { forward(in, out); });
+}
+
+void SelectiveScan::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
+  throw Error("[selective_scan] this node was made for a CPU stream and cannot run on a GPU");
+}
+
+bool SelectiveScan::is_equivalent(const Primitive& other) const {
+  const auto* scan = dynamic_cast<const SelectiveScan*>(&other);
+  return scan != nullptr && scan->layout_ == layout_;
+}
+
+}  // namespace mamba::ops::scan

@@ -1,0 +1,42 @@
+// The node of selective_scan in MLX's graph. Private to this folder.
+#pragma once
+
+#include <mlx/primitives.h>
+
+#include <array>
+#include <vector>
+
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/selective_scan/kernel.h"
+
+namespace mamba::ops::scan {
+
+// Which inputs there are. u, delta, A, B and C always are, at 0 to 4; the others lie behind them as they come.
+struct Layout {
+  enum Slot { kD, kZ, kDeltaBias, kInitialState, kSpans, kResets, kSlots };
+  std::array<int, kSlots> slots{-1, -1, -1, -1, -1, -1};  // index among the inputs, -1: absent
+  bool softplus = true;
+
+  bool has(Slot slot) const { return slots[slot] >= 0; }
+  bool operator==(const Layout&) const = default;
+};
+
+// What the kernels read, from the inputs of a node; copies what they cannot read in place.
+Inputs kernel_inputs(const std::vector<mlx::core::array>& inputs, const Layout& layout,
+                     mlx::core::cpu::CommandEncoder& encoder);
+
+// Outputs: y, the final state, and the kept states.
+class SelectiveScan : public mlx::core::Primitive {
+ public:
+  SelectiveScan(const mlx::core::Stream& stream, const Layout& layout) : Primitive(stream), layout_(layout) {}
+
+  void eval_cpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
+  void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
+  const char* name() const override { return "SelectiveScan"; }
+  bool is_equivalent(const Primitive& other) const override;
+
+ private:
+  Layout layout_;
+};
+
+}  // namespace mamba::ops::scan
