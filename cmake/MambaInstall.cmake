@@ -77,9 +77,17 @@ mamba_install_rpath(mamba_shared ${CMAKE_INSTALL_LIBDIR})
 
 install(TARGETS mamba_shared EXPORT mlx-mamba-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT mlx-mamba-targets NAMESPACE mlx-mamba:: DESTINATION ${_package})
-# Kernels' sources and test helpers are no interface.
-install(DIRECTORY mamba/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/mamba FILES_MATCHING PATTERN "*.h"
-        PATTERN "testing" EXCLUDE PATTERN "*kernel*" EXCLUDE PATTERN "*-inl.h" EXCLUDE PATTERN "dialect_*" EXCLUDE)
+# Of an op its contract and its reference; of the other layers every header but what serves one folder or its tests.
+file(GLOB _op_headers RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS mamba/ops/*/*.h)
+foreach(header ${_op_headers})
+  get_filename_component(folder ${header} DIRECTORY)
+  get_filename_component(op ${folder} NAME)
+  if(header MATCHES "/(${op}|reference)\\.h$")
+    install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/${folder})
+  endif()
+endforeach()
+install(DIRECTORY mamba DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h"
+        PATTERN "ops" EXCLUDE PATTERN "testing" EXCLUDE PATTERN "*_testing.h" EXCLUDE PATTERN "*_impl.h" EXCLUDE)
 configure_package_config_file(cmake/mlx-mamba-config.cmake.in ${CMAKE_BINARY_DIR}/mlx-mamba-config.cmake
                               INSTALL_DESTINATION ${_package})
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/mlx-mamba-config-version.cmake COMPATIBILITY SameMinorVersion)
