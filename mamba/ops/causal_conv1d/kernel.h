@@ -1,0 +1,68 @@
+// The CPU kernels of causal_conv1d and what they are given. Private to this folder.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "mamba/ops/cpu/view.h"
+
+namespace mamba::ops::conv {
+
+struct Inputs {
+  int64_t batch, length, channels, taps;
+  cpu::Element element;
+  bool silu;
+  cpu::Rows x;
+  cpu::Numbers weight;        // (D, K)
+  cpu::Numbers bias;          // (D,) or absent
+  const void* initial_state;  // (B, K - 1, D) or null
+  const int32_t* spans;       // (B, 2) or null
+  const uint8_t* resets;      // (B, L) or null
+  float* packed;              // workspace of packed_floats()
+};
+
+struct Outputs {
+  void* y;      // (B, L, D)
+  void* state;  // (B, K - 1, D)
+};
+
+// The workspace: K rows of weights, the bias and a row of zeros, each of packed_stride() floats, then room to widen
+// the weights.
+constexpr int64_t kPad = 32;  // floats, at least a vector: rows can be read to the end of their last vector
+inline int64_t packed_stride(int64_t channels) {
+  return (channels + kPad - 1) / kPad * kPad;
+}
+inline int64_t packed_floats(int64_t channels, int64_t taps) {
+  return packed_stride(channels) * (taps + 2) + channels * taps;
+}
+
+// The first position that output t sees, as far as resets go: the last reset in its window, else INT64_MIN.
+inline int64_t first_visible(const Inputs& in, int64_t b, int64_t begin, int64_t t) {
+  if (in.resets != nullptr) {
+    for (int64_t p = t; p >= std::max(begin, t - in.taps + 1); --p) {
+      if (in.resets[b * in.length + p] != 0) {
+        return p;
+      }
+    }
+  }
+  return INT64_MIN;
+}
+
+// The row at position p of a sequence that begins at `begin`; null where it is 0.
+template <typename T>
+const T* row_at(const Inputs& in, int64_t b, int64_t begin, int64_t visible, int64_t p) {
+  if (p < visible) {
+    return nullptr;
+  }
+  if (p >= begin) {
+    return in.x.row<T>(b, p);
+  }
+  if (in.initial_state == nullptr) {
+    return nullptr;
+  }
+  return static_cast<const T*>(in.initial_state) + (b * (in.taps - 1) + in.taps - 1 + p - begin) * in.channels;
+}
+
+void forward(const Inputs& in, const Outputs& out);
+
+}  // namespace mamba::ops::conv

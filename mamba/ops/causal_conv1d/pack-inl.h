@@ -1,0 +1,59 @@
+// Weights, bias and zeros in the layout of the kernels. Highway per-target header.
+
+#if defined(MAMBA_OPS_CAUSAL_CONV1D_PACK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MAMBA_OPS_CAUSAL_CONV1D_PACK_INL_H_
+#undef MAMBA_OPS_CAUSAL_CONV1D_PACK_INL_H_
+#else
+#define MAMBA_OPS_CAUSAL_CONV1D_PACK_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+
+#include "mamba/ops/causal_conv1d/kernel.h"
+#include "mamba/ops/cpu/floats-inl.h"
+#include "mamba/ops/cpu/transpose-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mamba::ops::HWY_NAMESPACE {
+
+static_assert(hn::MaxLanes(FloatTag()) <= conv::kPad, "padded rows hold whole vectors");
+
+struct Packed {
+  int64_t stride;
+  const float* weight;  // (K, stride)
+  const float* bias;    // (stride)
+  const float* zeros;   // (stride), zeros of any element type
+};
+
+HWY_INLINE void widen(const cpu::Numbers& numbers, int64_t count, float* out) {
+  const FloatTag d;
+  cpu::visit(numbers.element, [&](auto type) HWY_ATTR {
+    const auto* in = static_cast<const decltype(type)*>(numbers.data);
+    for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
+      const size_t left = static_cast<size_t>(count - i);
+      store_some(d, load_some(d, in + i, left), out + i, left);
+    }
+  });
+}
+
+HWY_INLINE Packed pack(const conv::Inputs& in) {
+  const int64_t stride = conv::packed_stride(in.channels);
+  float* weight = in.packed;
+  float* bias = weight + in.taps * stride;
+  float* zeros = bias + stride;
+  float* wide = zeros + stride;
+  std::fill(weight, wide, 0.0f);
+  widen(in.weight, in.channels * in.taps, wide);
+  transpose(wide, in.taps, in.channels, in.taps, weight, stride);
+  if (in.bias.data != nullptr) {
+    widen(in.bias, in.channels, bias);
+  }
+  return {stride, weight, bias, zeros};
+}
+
+}  // namespace mamba::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // MAMBA_OPS_CAUSAL_CONV1D_PACK_INL_H_

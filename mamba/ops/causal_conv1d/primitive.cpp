@@ -1,0 +1,56 @@
+#include "mamba/ops/causal_conv1d/primitive.h"
+
+#include "mamba/base/error.h"
+
+namespace mamba::ops::conv {
+
+namespace mx = mlx::core;
+
+Inputs kernel_inputs(const std::vector<mx::array>& inputs, const Layout& layout, mx::cpu::CommandEncoder& encoder) {
+  // Temporaries live in the encoder until the kernel has run.
+  const auto whole = [&](int i) { return row_contiguous(inputs[static_cast<size_t>(i)], encoder); };
+  const mx::array& x = inputs[0];
+  const mx::array& weight = inputs[1];
+  Inputs in;
+  in.batch = x.shape(0);
+  in.length = x.ndim() == 3 ? x.shape(1) : 1;
+  in.channels = x.shape(-1);
+  in.taps = weight.shape(1);
+  in.element = cpu::element_of(x);
+  in.silu = layout.silu;
+  in.x = cpu::rows_of(readable_rows(x, encoder));
+  in.weight = cpu::numbers_of(whole(1));
+  in.bias = layout.has(Layout::kBias) ? cpu::numbers_of(whole(layout.slots[Layout::kBias])) : cpu::Numbers{};
+  const auto pointer = [&]<typename T>(Layout::Slot slot, T*) -> const T* {
+    return layout.has(slot) ? whole(layout.slots[slot]).template data<T>() : nullptr;
+  };
+  in.initial_state = pointer(Layout::kInitialState, static_cast<void*>(nullptr));
+  in.spans = pointer(Layout::kSpans, static_cast<int32_t*>(nullptr));
+  in.resets = pointer(Layout::kResets, static_cast<uint8_t*>(nullptr));
+  mx::array packed({static_cast<int>(packed_floats(in.channels, in.taps))}, mx::float32, nullptr, {});
+  allocate(packed);
+  encoder.add_temporary(packed);
+  in.packed = packed.data<float>();
+  return in;
+}
+
+void CausalConv1d::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+  const Inputs in = kernel_inputs(inputs, layout_, encoder);
+  for (mx::array& out : outputs) {
+    allocate(out);
+  }
+  const Outputs out{outputs[0].data<void>(), outputs[1].data<void>()};
+  encoder.dispatch([in, out] { forward(in, out); });
+}
+
+void CausalConv1d::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
+  throw Error("[causal_conv1d] this node was made for a CPU stream and cannot run on a GPU");
+}
+
+bool CausalConv1d::is_equivalent(const Primitive& other) const {
+  const auto* conv = dynamic_cast<const CausalConv1d*>(&other);
+  return conv != nullptr && conv->layout_ == layout_;
+}
+
+}  // namespace mamba::ops::conv
