@@ -87,6 +87,11 @@ std::string read_file(const fs::path& path, uint64_t limit) {
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+  std::error_code ignored;
+  const fs::file_status target = fs::status(path_, ignored);
+  check(!fs::exists(target) || fs::is_regular_file(target),  // or the rename would put a file in a device's place
+        "{}: cannot be written: it is {}, not a file", path_.string(),
+        fs::is_directory(target) ? "a folder" : "a device or a pipe");
   static std::atomic<unsigned> counter{0};
   temporary_ = path_;
   temporary_ += fmt::format(".{}-{}.tmp", ::getpid(), counter.fetch_add(1));
@@ -96,7 +101,9 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   }
 }
 
-AtomicFile::~AtomicFile() { close_and_remove(); }
+AtomicFile::~AtomicFile() {
+  close_and_remove();
+}
 
 void AtomicFile::close_and_remove() noexcept {
   if (fd_ >= 0) {

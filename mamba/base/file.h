@@ -15,11 +15,12 @@ namespace mamba {
 // The whole file. Throws Error "<path>: cannot be read: <reason>", also for a folder. At most `limit` bytes.
 std::string read_file(const std::filesystem::path& path, uint64_t limit = uint64_t{1} << 32);
 
-// Writes beside `path` under a temporary name; commit() makes the data durable (fsync) and renames it into place.
-// Without commit() the destructor removes what was written and `path` is untouched. Not thread-safe.
+// Writes beside `path`, which must not be a folder or a device, under a temporary name; commit() makes the data durable
+// (fsync) and renames it into place. Without commit() the destructor removes what was written and `path` is untouched.
+// Not thread-safe.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path path);  // throws Error when the folder cannot be written
+  explicit AtomicFile(std::filesystem::path path);  // throws Error when it cannot be written
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;

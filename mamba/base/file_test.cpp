@@ -53,6 +53,8 @@ TEST(File, ErrorsNameTheReason) {
   EXPECT_THROW(read_file(folder.path()), Error);
   EXPECT_THROW(MappedFile{folder.path()}, Error);
   EXPECT_THROW(AtomicFile{folder / "no/such/folder/x"}, Error);
+  EXPECT_THROW(AtomicFile{folder.path()}, Error);
+  EXPECT_THROW(AtomicFile{"/dev/null"}, Error);
   write_file(folder / "a", "12345");
   EXPECT_THROW(read_file(folder / "a", 4), Error);
   EXPECT_THROW(make_directories(folder / "a/b"), Error);
