@@ -52,7 +52,8 @@ std::string bash_values(const Option& option) {
     case Offer::kFolders:
       return "compopt -o filenames; COMPREPLY=($(compgen -d -- \"$current\"))";
     case Offer::kWords:
-      return fmt::format("COMPREPLY=($(compgen -W \"{}\" -- \"$current\"))", fmt::join(option.words, " "));
+      return fmt::format("IFS=$' \\t\\n'; COMPREPLY=($(compgen -W \"{}\" -- \"$current\"))",
+                         fmt::join(option.words, " "));
     case Offer::kNothing:
       break;
   }

@@ -83,6 +83,9 @@ class Reporter {
  public:
   void operator()(const Progress& progress) {
     check_interrupted();
+    if (progress.what.empty()) {  // only asks whether to go on
+      return;
+    }
     const auto now = std::chrono::steady_clock::now();
     if (progress.what != what_) {
       what_ = progress.what;
@@ -134,7 +137,8 @@ class Reporter {
 }  // namespace
 
 void start_console() {
-  std::signal(SIGPIPE, SIG_IGN);  // write() reports it instead
+  std::signal(SIGPIPE, SIG_IGN);  // write() reports both instead
+  std::signal(SIGXFSZ, SIG_IGN);
   handle(SIGINT, on_signal, SA_RESTART | static_cast<int>(SA_RESETHAND));
   handle(SIGTERM, on_signal, SA_RESTART | static_cast<int>(SA_RESETHAND));
   handle(SIGALRM, on_alarm, 0);

@@ -11,8 +11,8 @@
 namespace mamba::cli {
 namespace {
 
-constexpr size_t kWidth = 100;
-constexpr size_t kColumn = 28;  // where the explanations start
+constexpr size_t kWidth = 80;
+constexpr size_t kColumn = 27;  // where the explanations start
 
 // `text` broken at blanks into lines of at most kWidth, each after the first behind `indent` blanks.
 std::string wrapped(std::string_view text, size_t indent) {

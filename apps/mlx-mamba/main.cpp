@@ -30,6 +30,10 @@ const Command& find_command(const std::string& name) {
     }
     names.emplace_back(command.name);
   }
+  if (name.starts_with('-')) {
+    throw UsageError(
+        fmt::format("{}: a command goes first, such as mlx-mamba generate (see mlx-mamba --help)", quote(name)));
+  }
   const std::string meant = nearest(name, names);
   throw UsageError(fmt::format("there is no command {}{} (see mlx-mamba --help)", quote(name),
                                meant.empty() ? "" : "; did you mean " + meant + "?"));

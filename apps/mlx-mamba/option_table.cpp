@@ -113,7 +113,8 @@ void OptionTable::choice(const std::string& name, const std::string& value_name,
        .words = words,
        .assign = [this, name, words, value](const std::string& given) {
          if (std::find(words.begin(), words.end(), given) == words.end()) {
-           fail(fmt::format("{} must be {} but is {}", name, fmt::join(words, " or "), quote(given)));
+           fail(fmt::format("{} must be {} or {} but is {}", name, fmt::join(words.begin(), words.end() - 1, ", "),
+                            words.back(), quote(given)));
          }
          *value = given;
        }});

@@ -47,12 +47,7 @@ int run(const Options& o) {
   if (o.decode) {
     const std::vector<int32_t> ids = parse_ids(*o.decode, "--decode");
     const text::Tokenizer tokenizer = load_tokenizer(o);
-    for (const int32_t id : ids) {
-      if (!tokenizer.id_to_token(id)) {
-        throw UsageError(
-            fmt::format("--decode: id {} is not in the vocabulary of {} tokens", id, tokenizer.vocab_size()));
-      }
-    }
+    tokenizer.check_ids(ids);
     const std::string text = tokenizer.decode(ids, o.no_special);
     put(o.json ? json_line(text) : text);
     return 0;
