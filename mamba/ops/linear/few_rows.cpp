@@ -21,18 +21,17 @@ HWY_BEFORE_NAMESPACE();
 namespace mamba::ops::linear_detail {
 namespace HWY_NAMESPACE {
 
-// Sixteen registers hold 12 sums with the operands beside them, thirty-two hold 24.
+// Columns that go with 1 to kMaxRows rows. Sixteen registers hold at most 12 sums with the operands beside them (and
+// what bfloat16 needs to come apart), thirty-two hold 24.
+constexpr int kMaxRows = 6;
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
-constexpr bool kManyRegisters = true;
+constexpr int kColumnsOf[kMaxRows] = {8, 8, 8, 6, 4, 4};
+constexpr int kColumnsOfPairs[kMaxRows] = {8, 8, 6, 6, 4, 4};
 #else
-constexpr bool kManyRegisters = false;
+constexpr int kColumnsOf[kMaxRows] = {8, 4, 4, 3, 2, 2};
+constexpr int kColumnsOfPairs[kMaxRows] = {8, 4, 3, 2, 2, 2};
 #endif
-constexpr int kMaxRows = 4;
-template <int kRows>
-constexpr int kColumns = kRows == 1   ? 8
-                         : kRows == 4 ? (kManyRegisters ? 6 : 3)
-                                      : (kManyRegisters ? 8 : 4);
-constexpr int64_t kColumnStep = 24;  // a multiple of every kColumns
+constexpr int64_t kColumnStep = 24;  // a multiple of each
 constexpr int64_t kMaxRangeColumns = 120;
 
 template <typename T>
@@ -148,7 +147,7 @@ HWY_INLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const T
 template <int kRows, typename T>
 void dot_columns(const float* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t k, int64_t columns, float* out,
                  int64_t out_stride) {
-  constexpr int kCols = kColumns<kRows>;
+  constexpr int kCols = kPaired<T> ? kColumnsOfPairs[kRows - 1] : kColumnsOf[kRows - 1];
   int64_t j = 0;
   for (; j + kCols <= columns; j += kCols) {
     dot_block<kRows, kCols>(x, x_stride, w + j * w_stride, w_stride, k, out + j, out_stride);
@@ -163,12 +162,13 @@ void dot_range(const float* x, int64_t rows, int64_t x_stride, const T* w, int64
                const float* bias, int64_t begin, int64_t end, const OutRows& y) {
   HWY_ALIGN float out[kMaxRows * kMaxRangeColumns];
   w += begin * w_stride;
-  for (int64_t row = 0; row < rows; row += kMaxRows) {
-    const int64_t count = std::min<int64_t>(kMaxRows, rows - row);
-    const auto block = count == 1   ? dot_columns<1, T>
-                       : count == 2 ? dot_columns<2, T>
-                       : count == 3 ? dot_columns<3, T>
-                                    : dot_columns<4, T>;
+  constexpr decltype(&dot_columns<1, T>) kBlocks[kMaxRows] = {dot_columns<1, T>, dot_columns<2, T>, dot_columns<3, T>,
+                                                              dot_columns<4, T>, dot_columns<5, T>, dot_columns<6, T>};
+  int64_t count = 0;
+  for (int64_t row = 0; row < rows; row += count) {
+    const int64_t blocks = (rows - row + kMaxRows - 1) / kMaxRows;
+    count = (rows - row + blocks - 1) / blocks;
+    const auto block = kBlocks[count - 1];
     block(x + row * x_stride, x_stride, w, w_stride, k, end - begin, out, kMaxRangeColumns);
     for (int64_t i = 0; i < count; ++i) {
       with_type(y.type, y.rows[static_cast<size_t>(row + i)], [&](auto* to) HWY_ATTR {

@@ -10,7 +10,7 @@
 namespace mamba::ops::linear_detail {
 
 // Sequences of at most this many real rows take few_rows: below it, reading the weights is what costs.
-int64_t few_rows_limit(mlx::core::Dtype weight);
+int64_t few_rows_limit(int64_t k);
 
 mlx::core::array forward(const mlx::core::array& x, const mlx::core::array& weight,
                          const std::optional<mlx::core::array>& bias, const std::optional<mlx::core::array>& spans,

@@ -54,25 +54,12 @@ struct Block {
   int64_t left_stride;
   const float* panel;  // [depth][kPanel]
   int64_t depth;
-  float* partial;     // [row][kPanel], or null when one pass covers k
-  bool first;         // no sums in `partial` yet
-  bool last;          // results go to `out`
-  const float* bias;  // kPanel floats or null
-  void* const* out;   // rows
-  int64_t out_column;
-  int64_t columns;  // of the panel that exist
+  const float* bias;      // kPanel floats to add, or null
+  float* to[kBlockRows];  // kPanel floats each
+  bool add;               // to what `to` holds
 };
 
-template <typename T>
-HWY_INLINE void store_vector(VF v, T* row, int64_t columns) {
-  if (columns >= kLanes) {
-    store_float(v, row);
-  } else if (columns > 0) {
-    store_float_part(v, row, columns);
-  }
-}
-
-template <int kRows, typename T>
+template <int kRows>
 HWY_INLINE void multiply_block(const Block& b) {
   const DF d;
   VF sum[kRows][kBlockVectors];
@@ -80,7 +67,7 @@ HWY_INLINE void multiply_block(const Block& b) {
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kBlockVectors; ++v) {
-      sum[i][v] = b.first ? hn::Zero(d) : hn::LoadU(d, b.partial + i * kPanel + v * kLanes);
+      sum[i][v] = b.add ? hn::LoadU(d, b.to[i] + v * kLanes) : hn::Zero(d);
     }
   }
   const float* HWY_RESTRICT left = b.left;
@@ -105,22 +92,18 @@ HWY_INLINE void multiply_block(const Block& b) {
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kBlockVectors; ++v) {
-      if (!b.last) {
-        hn::StoreU(sum[i][v], d, b.partial + i * kPanel + v * kLanes);
-        continue;
-      }
       const VF result = b.bias == nullptr ? sum[i][v] : hn::Add(sum[i][v], hn::LoadU(d, b.bias + v * kLanes));
-      store_vector(result, static_cast<T*>(b.out[i]) + b.out_column + v * kLanes, b.columns - v * kLanes);
+      hn::StoreU(result, d, b.to[i] + v * kLanes);
     }
   }
 }
 
-template <int kRows, typename T>
+template <int kRows>
 void multiply_rows(const Block& b, int64_t rows) {
   if (rows == kRows) {
-    multiply_block<kRows, T>(b);
+    multiply_block<kRows>(b);
   } else if constexpr (kRows > 1) {
-    multiply_rows<kRows - 1, T>(b, rows);
+    multiply_rows<kRows - 1>(b, rows);
   }
 }
 
@@ -226,44 +209,52 @@ void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end
 }
 
 // Rows [begin, end) of a packed piece against columns [n, n + columns).
-template <typename T>
 void multiply_tile(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
                    int64_t n, int64_t columns) {
   HWY_ALIGN float tile[kTileFloats];
   HWY_ALIGN float partial[kMaxPieceRows * kPanel];
+  HWY_ALIGN float finished[kBlockRows * kPanel];
   HWY_ALIGN float bias[kPanel];
   const int64_t stride = packed_stride(product.k);
   const int64_t panels = (columns + kPanel - 1) / kPanel;
-  void* out[kBlockRows];
   for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, product.k - k);
+    const bool last = k + depth >= product.k;
     for (int64_t p = 0; p < panels; ++p) {
       pack_panel(product.right, n + p * kPanel, std::min(kPanel, columns - p * kPanel), k, depth,
                  tile + p * depth * kPanel);
     }
     for (int64_t row = begin; row < end; row += kBlockRows) {
       const int64_t rows = std::min<int64_t>(kBlockRows, end - row);
-      for (int64_t i = 0; i < rows; ++i) {
-        out[i] = product.out.rows[static_cast<size_t>(row + i)];
-      }
       for (int64_t p = 0; p < panels; ++p) {
+        const int64_t column = n + p * kPanel;
+        const int64_t width = std::min(kPanel, columns - p * kPanel);
+        // Whole panels of float32 results go where they belong at once.
+        const bool direct = last && k == 0 && width == kPanel && product.out.type == Float::kFloat32;
         Block block{.left = packed + (row - piece_begin) * stride + k,
                     .left_stride = stride,
                     .panel = tile + p * depth * kPanel,
                     .depth = depth,
-                    .partial = partial + (row - begin) * kPanel,
-                    .first = k == 0,
-                    .last = k + depth >= product.k,
                     .bias = nullptr,
-                    .out = out,
-                    .out_column = n + p * kPanel,
-                    .columns = std::min(kPanel, columns - p * kPanel)};
-        if (product.bias != nullptr && block.last) {
+                    .to = {},
+                    .add = k > 0};
+        for (int64_t i = 0; i < rows; ++i) {
+          block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column
+                        : last && k == 0 ? finished + i * kPanel
+                                         : partial + (row - begin + i) * kPanel;
+        }
+        if (product.bias != nullptr && last) {
           std::fill(bias, bias + kPanel, 0.0f);
-          std::copy_n(product.bias + block.out_column, block.columns, bias);
+          std::copy_n(product.bias + column, width, bias);
           block.bias = bias;
         }
-        multiply_rows<kBlockRows, T>(block, rows);
+        multiply_rows<kBlockRows>(block, rows);
+        for (int64_t i = 0; last && !direct && i < rows; ++i) {
+          with_type(product.out.type, product.out.rows[static_cast<size_t>(row + i)], [&](auto* to) HWY_ATTR {
+            using Out = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
+            narrow_row(block.to[i], nullptr, width, const_cast<Out*>(to) + column);
+          });
+        }
       }
     }
   }
@@ -299,17 +290,7 @@ void many_rows_impl(const Product& product, float* packed) {
           continue;
         }
         const int64_t width = std::min(columns, product.n - n);
-        switch (product.out.type) {
-          case Float::kFloat32:
-            multiply_tile<float>(product, packed, begin, row, row_end, n, width);
-            break;
-          case Float::kBfloat16:
-            multiply_tile<hwy::bfloat16_t>(product, packed, begin, row, row_end, n, width);
-            break;
-          case Float::kFloat16:
-            multiply_tile<hwy::float16_t>(product, packed, begin, row, row_end, n, width);
-            break;
-        }
+        multiply_tile(product, packed, begin, row, row_end, n, width);
       }
     });
   }
