@@ -27,17 +27,6 @@ struct Packed {
   const float* zeros;   // (stride), zeros of any element type
 };
 
-HWY_INLINE void widen(const cpu::Numbers& numbers, int64_t count, float* out) {
-  const FloatTag d;
-  cpu::visit(numbers.element, [&](auto type) HWY_ATTR {
-    const auto* in = static_cast<const decltype(type)*>(numbers.data);
-    for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
-      const size_t left = static_cast<size_t>(count - i);
-      store_some(d, load_some(d, in + i, left), out + i, left);
-    }
-  });
-}
-
 HWY_INLINE Packed pack(const conv::Inputs& in) {
   const int64_t stride = conv::packed_stride(in.channels);
   float* weight = in.packed;

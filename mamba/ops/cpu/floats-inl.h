@@ -14,6 +14,8 @@
 
 #include <cstring>
 
+#include "mamba/ops/cpu/view.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace mamba::ops::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -97,6 +99,18 @@ HWY_INLINE void store_some(FloatTag d, FloatVec v, T* p, size_t count) {
   T part[hn::MaxLanes(FloatTag())];
   store(d, v, part);
   std::memcpy(static_cast<void*>(p), part, count * sizeof(T));
+}
+
+// The first `count` of the list as floats.
+HWY_INLINE void widen(const cpu::Numbers& numbers, int64_t count, float* out) {
+  const FloatTag d;
+  cpu::visit(numbers.element, [&](auto type) HWY_ATTR {
+    const auto* in = static_cast<const decltype(type)*>(numbers.data);
+    for (int64_t i = 0; i < count; i += static_cast<int64_t>(hn::Lanes(d))) {
+      const size_t left = static_cast<size_t>(count - i);
+      store_some(d, load_some(d, in + i, left), out + i, left);
+    }
+  });
 }
 
 }  // namespace mamba::ops::HWY_NAMESPACE

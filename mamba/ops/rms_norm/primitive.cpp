@@ -1,0 +1,67 @@
+#include "mamba/ops/rms_norm/primitive.h"
+
+#include "mamba/base/error.h"
+
+namespace mamba::ops::norm {
+
+namespace mx = mlx::core;
+
+namespace {
+
+// Any array as rows of its last axis. More than three axes are read in place only where they lie end to end.
+cpu::Rows rows_of(const mx::array& a, mx::cpu::CommandEncoder& encoder) {
+  const mx::array in = a.ndim() <= 3 ? readable_rows(a, encoder) : row_contiguous(a, encoder);
+  switch (in.ndim()) {
+    case 1:
+      return {in.data<void>(), 0, 0};
+    case 2:
+      return {in.data<void>(), 0, in.strides()[0]};
+    case 3:
+      return {in.data<void>(), in.strides()[0], in.strides()[1]};
+    default:
+      return {in.data<void>(), 0, in.shape(-1)};
+  }
+}
+
+}  // namespace
+
+void RmsNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+  const mx::array& x = inputs[0];
+  mx::array wide_weight(inputs[1].shape(), mx::float32, nullptr, {});
+  allocate(wide_weight);
+  encoder.add_temporary(wide_weight);
+  Inputs in{};
+  in.channels = x.shape(-1);
+  in.batch = x.ndim() == 3 ? x.shape(0) : 1;
+  in.length = x.ndim() == 3 ? x.shape(1) : static_cast<int64_t>(x.size()) / in.channels;
+  in.eps = eps_;
+  in.element = cpu::element_of(x);
+  in.x = rows_of(x, encoder);
+  in.weight = cpu::numbers_of(row_contiguous(inputs[1], encoder));
+  in.wide_weight = wide_weight.data<float>();
+  if (inputs.size() == 3) {
+    in.residual = rows_of(inputs[2], encoder);
+    in.residual_element = cpu::element_of(inputs[2]);
+  }
+  for (mx::array& out : outputs) {
+    allocate(out);
+  }
+  Outputs out{outputs[0].data<void>(), nullptr, cpu::Element::kFloat32};
+  if (outputs.size() == 2) {
+    out.sum = outputs[1].data<void>();
+    out.sum_element = cpu::element_of(outputs[1]);
+  }
+  encoder.dispatch([in, out] { forward(in, out); });
+}
+
+void RmsNorm::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
+  throw Error("[rms_norm] this node was made for a CPU stream and cannot run on a GPU");
+}
+
+bool RmsNorm::is_equivalent(const Primitive& other) const {
+  const auto* norm = dynamic_cast<const RmsNorm*>(&other);
+  return norm != nullptr && norm->eps_ == eps_;
+}
+
+}  // namespace mamba::ops::norm

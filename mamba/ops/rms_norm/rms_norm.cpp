@@ -1,0 +1,73 @@
+#include "mamba/ops/rms_norm/rms_norm.h"
+
+#include <mlx/ops.h>
+
+#include <memory>
+#include <vector>
+
+#include "mamba/base/error.h"
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/rms_norm/primitive.h"
+#include "mamba/ops/rms_norm/reference.h"
+
+namespace mamba::ops {
+
+namespace mx = mlx::core;
+
+namespace {
+
+constexpr const char* kOp = "rms_norm";
+
+void check_inputs(const mx::array& x, const mx::array& weight) {
+  check_float(kOp, "x", x);
+  check_float(kOp, "weight", weight);
+  check(x.ndim() >= 1 && x.shape(-1) >= 1, "[{}] x must be (..., D) with D at least 1 but has shape {}", kOp,
+        shown(x.shape()));
+  check_shape(kOp, "weight", weight, {x.shape(-1)});
+}
+
+}  // namespace
+
+mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::StreamOrDevice s) {
+  check_inputs(x, weight);
+  const mx::Stream stream = mx::to_stream(s);
+  if (!on_cpu(stream)) {
+    report_missing_kernel(kOp, stream);
+    return rms_norm_reference(x, weight, eps, stream);
+  }
+  return mx::array(x.shape(), x.dtype(), std::make_shared<norm::RmsNorm>(stream, eps), {x, weight});
+}
+
+std::pair<mx::array, mx::array> rms_norm_add(const mx::array& x, const std::optional<mx::array>& residual,
+                                             const mx::array& weight, float eps,
+                                             std::optional<mx::Dtype> residual_dtype, mx::StreamOrDevice s) {
+  check_inputs(x, weight);
+  if (residual) {
+    check(residual->shape() == x.shape(), "[{}] residual must be {} but got {}", kOp, shown(x.shape()),
+          shown(residual->shape()));
+    check(residual->dtype() == x.dtype() || residual->dtype() == mx::float32,
+          "[{}] residual must be float32 or have x's dtype {} but is {}", kOp, shown(x.dtype()),
+          shown(residual->dtype()));
+  }
+  const mx::Dtype dtype = residual_dtype.value_or(residual ? residual->dtype() : x.dtype());
+  check(dtype == x.dtype() || dtype == mx::float32,
+        "[{}] the residual can be kept in float32 or in x's dtype {} but {} was asked for", kOp, shown(x.dtype()),
+        shown(dtype));
+  const mx::Stream stream = mx::to_stream(s);
+  if (!on_cpu(stream)) {
+    report_missing_kernel(kOp, stream);
+    return rms_norm_add_reference(x, residual, weight, eps, dtype, stream);
+  }
+  if (!residual && dtype == x.dtype()) {
+    return {rms_norm(x, weight, eps, stream), x};
+  }
+  std::vector<mx::array> inputs = {x, weight};
+  if (residual) {
+    inputs.push_back(*residual);
+  }
+  std::vector<mx::array> outputs = mx::array::make_arrays({x.shape(), x.shape()}, {x.dtype(), dtype},
+                                                          std::make_shared<norm::RmsNorm>(stream, eps), inputs);
+  return {outputs[0], outputs[1]};
+}
+
+}  // namespace mamba::ops
