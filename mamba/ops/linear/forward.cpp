@@ -6,20 +6,34 @@
 #include <memory>
 
 #include "mamba/base/error.h"
+#include "mamba/base/warning.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/few_rows.h"
 #include "mamba/ops/linear/many_rows.h"
+#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
 
 namespace mamba::ops::linear_detail {
 
 namespace mx = mlx::core;
 
-// Where the two kernels were equally fast, for float32 and bfloat16. With a short k, adding up across lanes costs more
-// than the dot product.
-int64_t few_rows_limit(int64_t k) {
+int64_t few_rows_limit(int64_t k, bool by_onednn) {
+  // oneDNN pads to 32 rows, and multiplies those in the time few_rows takes for about eight.
+  if (by_onednn) {
+    return 8;
+  }
+  // Where the kernels were equally fast, for float32 and bfloat16. With a short k, adding up across lanes costs more
+  // than the dot product.
   return k < 128 ? 16 : 32;
+}
+
+void warn_of_onednn() {
+  try {
+    warn_once("oneDNN could not multiply bfloat16 matrices: they are widened to float32 instead, more slowly");
+  } catch (...) {
+    // Nothing may leave what MLX runs for us, and the product is right without the warning.
+  }
 }
 
 namespace {
@@ -30,6 +44,7 @@ struct ForwardJob {
   int64_t n = 0;
   int64_t k = 0;
   int64_t limit = 0;
+  bool by_onednn = false;
   Rows x;
   OutRows y;
   Matrix weight;
@@ -40,6 +55,7 @@ struct ForwardJob {
   std::vector<float> wide_bias;
   Rows few_x, many_x;
   OutRows few_y, many_y;
+  std::vector<int64_t> many_groups;  // rows of each sequence in many_x
 
   explicit ForwardJob(const mx::Shape& x_shape) : shape(x_shape) {}
 
@@ -55,8 +71,15 @@ struct ForwardJob {
     for (OutRows* list : {&few_y, &many_y}) {
       list->rows.reserve(rows);
     }
+    many_groups.reserve(static_cast<size_t>(shape.sequences));
     wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(n));
-    Workspace::instance().reserve(std::max(few_rows_workspace(shape.rows(), k), many_rows_workspace(shape.rows(), k)));
+    by_onednn = k > 0 && prefers_onednn(x.type, weight.type);
+    limit = few_rows_limit(k, by_onednn);
+    int64_t floats = std::max(few_rows_workspace(shape.rows(), k), many_rows_workspace(shape.rows(), k));
+    if (by_onednn) {
+      floats = std::max(floats, onednn_workspace(shape.rows(), shape.sequences, k, x.type));
+    }
+    Workspace::instance().reserve(floats);
   }
 
   void run() {
@@ -66,6 +89,9 @@ struct ForwardJob {
       const bool few = span.end - span.begin <= limit;
       append_real(x, first, span, few ? few_x : many_x);
       append_real(y, first, span, few ? few_y : many_y);
+      if (!few) {
+        many_groups.push_back(span.end - span.begin);
+      }
       clear_outside(y, first, shape.length, span, n);
     }
     if (bias != nullptr) {
@@ -77,7 +103,7 @@ struct ForwardJob {
     if (few_x.count() > 0) {
       few_rows(few_x, weight, wide, n, k, few_y, workspace);
     }
-    if (many_x.count() > 0) {
+    if (many_x.count() > 0 && !(by_onednn && run_onednn(wide, workspace))) {
       Product product;
       product.m = many_x.count();
       product.n = n;
@@ -88,6 +114,28 @@ struct ForwardJob {
       product.out = std::move(many_y);
       many_rows(product, workspace);
     }
+  }
+
+  bool run_onednn(const float* wide, float* workspace) {
+    OnednnProduct product;
+    product.groups.swap(many_groups);
+    product.n = n;
+    product.k = k;
+    product.left.type = many_x.type;
+    product.left.rows.swap(many_x.rows);
+    product.right = weight.data;
+    product.right_n_stride = weight.stride;
+    product.right_k_stride = 1;
+    product.bias = wide;
+    product.out.type = many_y.type;
+    product.out.rows.swap(many_y.rows);
+    if (onednn_product(product, workspace)) {
+      return true;
+    }
+    warn_of_onednn();
+    many_x.rows.swap(product.left.rows);
+    many_y.rows.swap(product.out.rows);
+    return false;
   }
 };
 
@@ -110,7 +158,6 @@ class Linear : public mx::UnaryPrimitive {
     const auto job = std::make_shared<ForwardJob>(x.shape());
     job->n = weight.shape(0);
     job->k = weight.shape(1);
-    job->limit = few_rows_limit(job->k);
     job->x = rows_of(x);
     job->y = out_rows_of(out);
     job->weight = {.data = weight.data<uint8_t>(), .stride = weight.strides()[0], .type = float_type(weight.dtype())};

@@ -13,6 +13,11 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
+#ifndef __APPLE__
+#include <hwy/targets.h>
+
+#include "mamba/ops/linear/onednn.h"
+#endif
 
 namespace mamba::ops {
 namespace {
@@ -259,7 +264,7 @@ struct ExactCase {
   int n, k;
 };
 
-TEST(Linear, GivesEachSequenceInABatchItsOwnBits) {
+void check_batches() {
   constexpr int kLength = 150;
   const std::vector<std::pair<int, int>> spans = {{0, 150}, {149, 150}, {20, 52}, {3, 3},   {0, 16},  {7, 24},
                                                   {1, 34},  {50, 100},  {0, 1},   {13, 15}, {10, 13}, {0, 133}};
@@ -295,6 +300,10 @@ TEST(Linear, GivesEachSequenceInABatchItsOwnBits) {
       }
     }
   }
+}
+
+TEST(Linear, GivesEachSequenceInABatchItsOwnBits) {
+  check_batches();
 }
 
 TEST(Linear, BatchedStepsGiveTheBitsOfSingleOnes) {
@@ -361,7 +370,7 @@ Gradients gradients_of(decltype(linear)& f, const mx::array& x, const mx::array&
   return {got[0], got[1], got[2]};
 }
 
-TEST(LinearGradient, EqualsFloat64Sums) {
+void check_gradients() {
   for (const auto& [m, n, k] : {std::tuple{1, 1, 1},
                                 {1, 7, 3},
                                 {2, 17, 31},
@@ -395,7 +404,7 @@ TEST(LinearGradient, EqualsFloat64Sums) {
   }
 }
 
-TEST(LinearGradient, KeepsToTheSpansAndEqualsTheReferences) {
+void check_gradients_with_spans() {
   const mx::array spans = mx::array({0, 40, 3, 9, 17, 17, 39, 40}, {4, 2});
   const mx::array weight = random_array({23, 50}, mx::float32, 25), bias = random_array({23}, mx::float32, 26);
   const mx::array dy = random_array({4, 40, 23}, mx::float32, 27);
@@ -412,12 +421,24 @@ TEST(LinearGradient, KeepsToTheSpansAndEqualsTheReferences) {
   EXPECT_EQ(bits(gradients_of(linear, x, weight, bias, dy, options).weight), bits(got.weight));
 }
 
-TEST(LinearGradient, IsTheSameForAnyThreads) {
+void check_gradients_for_any_threads() {
   const mx::array x = random_array({2, 130, 70}, mx::float32, 30), weight = random_array({90, 70}, mx::float32, 31);
   const mx::array bias = random_array({90}, mx::float32, 32), dy = random_array({2, 130, 90}, mx::float32, 33);
   expect_same_for_any_threads([&] { return bits(gradients_of(linear, x, weight, bias, dy, {}).x); });
   expect_same_for_any_threads([&] { return bits(gradients_of(linear, x, weight, bias, dy, {}).weight); });
   expect_same_for_any_threads([&] { return bits(gradients_of(linear, x, weight, bias, dy, {}).bias); });
+}
+
+TEST(LinearGradient, EqualsFloat64Sums) {
+  check_gradients();
+}
+
+TEST(LinearGradient, KeepsToTheSpansAndEqualsTheReferences) {
+  check_gradients_with_spans();
+}
+
+TEST(LinearGradient, IsTheSameForAnyThreads) {
+  check_gradients_for_any_threads();
 }
 
 TEST(LinearGradient, OfOneArgumentAlone) {
@@ -435,6 +456,50 @@ TEST(LinearGradient, SaysThatItIsNotDifferentiable) {
   const auto second = mx::grad([&](const mx::array& a) { return mx::sum(first(a)); });
   EXPECT_EQ(message_of([&] { second(x); }), "[linear] the gradients of linear cannot be differentiated again");
 }
+
+#ifndef __APPLE__
+
+void check_awkward_sizes() {
+  for (const auto& [m, n, k] : {std::tuple{1, 1, 1},
+                                {3, 7, 1},
+                                {9, 1, 3},
+                                {10, 31, 17},
+                                {31, 129, 100},
+                                {32, 128, 15},
+                                {33, 127, 31},
+                                {300, 70, 65},
+                                {520, 257, 7},
+                                {1100, 3, 130}}) {
+    check_product(m, n, k, mx::float32, mx::float32, n % 2 == 0);
+    check_product(m, n, k, mx::bfloat16, mx::bfloat16, n % 2 == 0);
+  }
+}
+
+// The path of processors that multiply bfloat16, taken with float32 on all.
+TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
+  linear_detail::set_onednn_for_float32(true);
+  EXPECT_TRUE(linear_detail::prefers_onednn(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
+  check_awkward_sizes();
+  check_batches();
+  check_gradients();
+  check_gradients_with_spans();
+  check_gradients_for_any_threads();
+  linear_detail::set_onednn_for_float32(false);
+}
+
+// Every target that was compiled and that this processor runs, the one without vectors among them.
+TEST(LinearTargets, AllHoldTheSame) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    check_awkward_sizes();
+    check_gradients();
+    check_batches();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
+#endif
 
 }  // namespace
 }  // namespace mamba::ops

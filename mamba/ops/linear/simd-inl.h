@@ -6,6 +6,8 @@
 #define MAMBA_OPS_LINEAR_SIMD_INL_H_
 #endif
 
+#include <mlx/array.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -56,8 +58,17 @@ HWY_INLINE void store_float(VF v, hwy::bfloat16_t* p) {
 }
 
 HWY_INLINE void store_float(VF v, hwy::float16_t* p) {
+#if HWY_TARGET <= HWY_AVX2 || HWY_TARGET == HWY_NEON
   const hn::Rebind<hwy::float16_t, DF> df16;
   hn::StoreU(hn::DemoteTo(df16, v), df16, p);
+#else  // Highway 1.0 truncates where the processor has no instruction for it.
+  HWY_ALIGN float lanes[kLanes];
+  hn::Store(v, DF(), lanes);
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const mlx::core::float16_t rounded(lanes[i]);
+    std::memcpy(p + i, &rounded, sizeof(rounded));
+  }
+#endif
 }
 
 template <typename T>

@@ -1,0 +1,252 @@
+// oneDNN runs here as a library of single-threaded kernels: the product is cut into tiles of at most kBlockRows x
+// kTileColumns, tasks of the pool that all processors share. Rows are copied next to each other first, each group from
+// a fresh block on and padded with zeros to a multiple of kRowStep, so that few shapes are ever compiled and a group is
+// always multiplied in the same pieces.
+//
+// Debian's oneDNN uses OpenMP. With one thread per call it opens no parallel region; how many a call uses is decided by
+// the calling thread's setting when the primitive is made.
+
+#include "mamba/ops/linear/onednn.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <dnnl.hpp>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "mamba/base/threads.h"
+#include "mamba/ops/linear/convert.h"
+
+namespace mamba::ops::linear_detail {
+
+namespace {
+
+constexpr int64_t kBlockRows = 256;
+constexpr int64_t kRowStep = 32;
+constexpr int64_t kTileColumns = 128;
+constexpr size_t kMaxPrimitives = 256;
+
+std::atomic<bool> for_float32{false};
+
+constexpr int64_t padded_rows(int64_t rows) {
+  return (rows + kRowStep - 1) / kRowStep * kRowStep;
+}
+
+// Affects the calling thread alone.
+void use_one_openmp_thread() {
+  using SetThreads = void (*)(int);
+  static const auto set_threads = reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+  thread_local bool done = false;
+  if (!done && set_threads != nullptr) {
+    set_threads(1);
+  }
+  done = true;
+}
+
+struct Kernel {
+  dnnl::matmul matmul;
+  dnnl::memory::desc left, right, out, scratchpad;
+};
+
+// rows, columns, k, strides of the right operand, type.
+using Shape = std::array<int64_t, 6>;
+
+const dnnl::engine& engine() {
+  static const dnnl::engine* const cpu = new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  return *cpu;
+}
+
+std::shared_ptr<const Kernel> make_kernel(const Shape& shape) {
+  using dims = dnnl::memory::dims;
+  const auto [rows, columns, k, n_stride, k_stride, type] = shape;
+  const auto data =
+      static_cast<Float>(type) == Float::kFloat32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+  const dnnl::memory::desc left(dims{rows, k}, data, dims{k, 1});
+  const dnnl::memory::desc right(dims{k, columns}, data, dims{k_stride, n_stride});
+  const dnnl::memory::desc out(dims{rows, columns}, dnnl::memory::data_type::f32, dims{columns, 1});
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(left, right, out), attributes, engine());
+  return std::make_shared<const Kernel>(Kernel{.matmul = dnnl::matmul(description),
+                                               .left = left,
+                                               .right = right,
+                                               .out = out,
+                                               .scratchpad = description.scratchpad_desc()});
+}
+
+std::shared_ptr<const Kernel> kernel_for(const Shape& shape) {
+  static std::mutex& mutex = *new std::mutex;
+  static auto& kernels = *new std::map<Shape, std::shared_ptr<const Kernel>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = kernels.find(shape);
+  if (found != kernels.end()) {
+    return found->second;
+  }
+  if (kernels.size() >= kMaxPrimitives) {
+    kernels.clear();
+  }
+  return kernels.emplace(shape, make_kernel(shape)).first->second;
+}
+
+// Memory of one thread that only grows.
+class ThreadScratch {
+ public:
+  ~ThreadScratch() { std::free(data_); }
+
+  void* get(size_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+      if (data_ == nullptr) {
+        throw std::bad_alloc();
+      }
+      size_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+struct Block {
+  int64_t row;  // of the product
+  int64_t rows;
+  int64_t packed;  // row of the packed copy
+};
+
+std::vector<Block> blocks_of(const std::vector<int64_t>& groups) {
+  std::vector<Block> blocks;
+  int64_t row = 0;
+  int64_t packed = 0;
+  for (const int64_t group : groups) {
+    for (int64_t done = 0; done < group; done += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, group - done);
+      blocks.push_back({.row = row, .rows = rows, .packed = packed});
+      row += rows;
+      packed += padded_rows(rows);
+    }
+  }
+  return blocks;
+}
+
+template <typename T>
+void pack_block(const OnednnProduct& product, const Block& block, T* packed) {
+  const auto k = static_cast<size_t>(product.k);
+  T* to = packed + block.packed * product.k;
+  if (product.transposed) {
+    for (size_t l = 0; l < k; ++l) {
+      const T* from = static_cast<const T*>(product.left.rows[l]) + block.row;
+      for (int64_t i = 0; i < block.rows; ++i) {
+        to[static_cast<size_t>(i) * k + l] = from[i];
+      }
+    }
+  } else {
+    for (int64_t i = 0; i < block.rows; ++i) {
+      std::memcpy(to + static_cast<size_t>(i) * k, product.left.rows[static_cast<size_t>(block.row + i)],
+                  k * sizeof(T));
+    }
+  }
+  std::fill(to + block.rows * product.k, to + padded_rows(block.rows) * product.k, T{});
+}
+
+template <typename T>
+void multiply_tile(const OnednnProduct& product, const Block& block, const T* packed, int64_t n) {
+  thread_local ThreadScratch tile_memory;
+  thread_local ThreadScratch scratchpad_memory;
+  const int64_t columns = std::min(kTileColumns, product.n - n);
+  const int64_t rows = padded_rows(block.rows);
+  const std::shared_ptr<const Kernel> kernel =
+      kernel_for({rows, columns, product.k, product.right_n_stride, product.right_k_stride,
+                  static_cast<int64_t>(product.left.type)});
+  auto* tile = static_cast<float*>(tile_memory.get(kBlockRows * kTileColumns * sizeof(float)));
+  void* scratchpad = scratchpad_memory.get(std::max<size_t>(1, kernel->scratchpad.get_size()));
+  const T* left = packed + block.packed * product.k;
+  const T* right = static_cast<const T*>(product.right) + n * product.right_n_stride;
+  dnnl::stream stream(engine());
+  kernel->matmul.execute(stream, {{DNNL_ARG_SRC, dnnl::memory(kernel->left, engine(), const_cast<T*>(left))},
+                                  {DNNL_ARG_WEIGHTS, dnnl::memory(kernel->right, engine(), const_cast<T*>(right))},
+                                  {DNNL_ARG_DST, dnnl::memory(kernel->out, engine(), tile)},
+                                  {DNNL_ARG_SCRATCHPAD, dnnl::memory(kernel->scratchpad, engine(), scratchpad)}});
+  stream.wait();
+  for (int64_t i = 0; i < block.rows; ++i) {
+    float* row = tile + i * columns;
+    if (product.bias != nullptr) {
+      for (int64_t j = 0; j < columns; ++j) {
+        row[j] += product.bias[n + j];
+      }
+    }
+    narrow(
+        row, columns, product.out.type,
+        static_cast<std::byte*>(product.out.rows[static_cast<size_t>(block.row + i)]) + n * size_of(product.out.type));
+  }
+}
+
+template <typename T>
+bool run(const OnednnProduct& product, T* packed) {
+  const std::vector<Block> blocks = blocks_of(product.groups);
+  const auto count = static_cast<int64_t>(blocks.size());
+  std::atomic<bool> failed{false};
+  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      pack_block(product, blocks[static_cast<size_t>(i)], packed);
+    }
+  });
+  // Blocks inside columns: the right operand's tile is still in the cache for the next block.
+  const int64_t tiles = (product.n + kTileColumns - 1) / kTileColumns;
+  parallel_for(tiles * count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end && !failed.load(std::memory_order_relaxed); ++task) {
+      try {
+        use_one_openmp_thread();
+        multiply_tile(product, blocks[static_cast<size_t>(task % count)], packed, task / count * kTileColumns);
+      } catch (...) {
+        failed.store(true, std::memory_order_relaxed);
+      }
+    }
+  });
+  return !failed.load();
+}
+
+}  // namespace
+
+bool prefers_onednn(Float left, Float right) {
+  static const bool has_units = [] {
+    const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+    return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
+  }();
+  return left == right && (left == Float::kBfloat16  ? has_units
+                           : left == Float::kFloat32 ? for_float32.load(std::memory_order_relaxed)
+                                                     : false);
+}
+
+void set_onednn_for_float32(bool on) {
+  for_float32.store(on);
+}
+
+int64_t onednn_workspace(int64_t m, int64_t groups, int64_t k, Float type) {
+  return (m + groups * kRowStep + m / kBlockRows * kRowStep) * k * size_of(type) / 4 + 1;
+}
+
+bool onednn_product(const OnednnProduct& product, float* workspace) {
+  try {
+    if (product.k == 0 || product.n == 0) {
+      return false;
+    }
+    if (product.left.type == Float::kFloat32) {
+      return run(product, workspace);
+    }
+    return run(product, reinterpret_cast<uint16_t*>(workspace));
+  } catch (...) {
+    return false;
+  }
+}
+
+}  // namespace mamba::ops::linear_detail
