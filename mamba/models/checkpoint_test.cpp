@@ -21,6 +21,7 @@ Config small_config() {
   config.d_model = 6;
   config.n_layer = 2;
   config.d_state = 4;
+  fill_derived(config);
   return config;
 }
 
@@ -122,7 +123,6 @@ TEST(Checkpoint, FaultsAreNamed) {
             "model.safetensors: backbone.norm_f.weight must be float32, bfloat16 or float16 but is int32");
   Config deeper = small_config();
   deeper.n_layer = 3;
-  fill_derived(deeper);
   EXPECT_NE(load_message([](auto&) {}, deeper).find("and 7 more, which the configuration asks for"), std::string::npos);
 }
 
