@@ -9,8 +9,7 @@
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/forward.h"
-#include "mamba/ops/linear/many_rows.h"
-#include "mamba/ops/linear/onednn.h"
+#include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/sequences.h"
 
 namespace mamba::ops::linear_detail {
@@ -23,11 +22,6 @@ namespace {
   throw Error("[linear] the gradients of linear cannot be differentiated again");
 }
 
-// A copy of `rows` rows, in whole cache lines.
-int64_t copied_floats(int64_t rows, int64_t columns, Float type) {
-  return (rows * columns * size_of(type) / 4 + 16) / 16 * 16;
-}
-
 const int32_t* spans_data(const std::vector<mx::array>& inputs, bool has_spans, mx::cpu::CommandEncoder& encoder) {
   if (!has_spans) {
     return nullptr;
@@ -37,50 +31,31 @@ const int32_t* spans_data(const std::vector<mx::array>& inputs, bool has_spans, 
   return spans.data<int32_t>();
 }
 
-void reserve_workspace(Float type, bool by_onednn, int64_t m, int64_t groups, int64_t k, int64_t right_columns) {
-  int64_t floats = many_rows_workspace(m, k);
-  if (by_onednn) {
-    floats = std::max(floats, onednn_workspace(m, groups, k, type) + copied_floats(k, right_columns, type));
+// The rows as one matrix: in place when they lie at equal distances, else copied to `copy`.
+Matrix as_matrix(const Rows& rows, int64_t columns, float* copy) {
+  const int64_t size = size_of(rows.type);
+  const auto at = [&](int64_t row) { return static_cast<const std::byte*>(rows.rows[static_cast<size_t>(row)]); };
+  const int64_t distance = rows.count() > 1 ? at(1) - at(0) : columns * size;
+  bool equal = distance % size == 0 && distance >= columns * size;
+  for (int64_t row = 1; row < rows.count() && equal; ++row) {
+    equal = at(row) - at(row - 1) == distance;
   }
-  Workspace::instance().reserve(floats);
+  if (equal) {
+    return {.data = rows.count() > 0 ? at(0) : nullptr, .stride = distance / size, .type = rows.type};
+  }
+  auto* to = reinterpret_cast<std::byte*>(copy);
+  const int64_t bytes = columns * size;
+  parallel_for(rows.count(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      std::memcpy(to + row * bytes, at(row), static_cast<size_t>(bytes));
+    }
+  });
+  return {.data = copy, .stride = columns, .type = rows.type};
 }
 
-// Through oneDNN where it is preferred and does not fail. `right_rows`, where given, are the rows of the right operand,
-// which oneDNN wants at equal distances.
-void multiply(Product& product, bool by_onednn, OnednnProduct& onednn, const Rows& right_rows) {
-  const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
-  float* workspace = Workspace::instance().data();
-  if (by_onednn) {
-    onednn.n = product.n;
-    onednn.k = product.k;
-    onednn.left.type = product.left.rows.type;
-    onednn.transposed = product.left.transposed;
-    onednn.left.rows.swap(product.left.rows.rows);
-    onednn.out.type = product.out.type;
-    onednn.out.rows.swap(product.out.rows);
-    float* rest = workspace;
-    if (right_rows.count() > 0) {
-      const int64_t bytes = product.n * size_of(right_rows.type);
-      auto* copy = reinterpret_cast<std::byte*>(workspace);
-      parallel_for(right_rows.count(), 16, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-          std::memcpy(copy + row * bytes, right_rows.rows[static_cast<size_t>(row)], static_cast<size_t>(bytes));
-        }
-      });
-      onednn.right = copy;
-      rest += copied_floats(product.k, product.n, right_rows.type);
-    }
-    const bool done = onednn_product(onednn, rest);
-    onednn.left.rows.swap(product.left.rows.rows);
-    onednn.out.rows.swap(product.out.rows);
-    if (done) {
-      return;
-    }
-    if (product.k > 0) {
-      warn_of_onednn();
-    }
-  }
-  many_rows(product, workspace);
+// What as_matrix may need, in whole cache lines.
+int64_t copied_floats(int64_t rows, int64_t columns) {
+  return (rows * columns + 16) / 16 * 16;
 }
 
 class InputGradient : public mx::UnaryPrimitive {
@@ -105,42 +80,39 @@ class InputGradient : public mx::UnaryPrimitive {
       OutRows dx;
       const int32_t* spans;
       Product product;
-      bool by_onednn;
-      OnednnProduct onednn;
+      std::vector<int64_t> groups;
     };
-    const auto job =
-        std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
-                                  .dy = rows_of(dy),
-                                  .dx = out_rows_of(out),
-                                  .spans = spans_data(inputs, has_spans_, encoder),
-                                  .product = {},
-                                  .by_onednn = prefers_onednn(float_type(dy.dtype()), float_type(weight.dtype())),
-                                  .onednn = {}});
+    const auto job = std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
+                                               .dy = rows_of(dy),
+                                               .dx = out_rows_of(out),
+                                               .spans = spans_data(inputs, has_spans_, encoder),
+                                               .product = {},
+                                               .groups = {}});
     Product& product = job->product;
     product.n = weight.shape(1);
     product.k = weight.shape(0);
-    product.right.k_rows = rows_of(weight);
-    product.right.by_k_rows = true;
+    product.right.matrix = {
+        .data = weight.data<uint8_t>(), .stride = weight.strides()[0], .type = float_type(weight.dtype())};
+    product.right.by_k = true;
     product.left.rows.type = job->dy.type;
     product.out.type = job->dx.type;
     product.left.rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
     product.out.rows.reserve(static_cast<size_t>(job->shape.rows()));
-    job->onednn.right = weight.data<uint8_t>();
-    job->onednn.right_n_stride = 1;
-    job->onednn.right_k_stride = weight.strides()[0];
-    job->onednn.groups.reserve(static_cast<size_t>(job->shape.sequences));
-    reserve_workspace(product.left.rows.type, job->by_onednn, job->shape.rows(), job->shape.sequences, product.k, 0);
+    job->groups.reserve(static_cast<size_t>(job->shape.sequences));
+    Workspace::instance().reserve(multiply_workspace(job->shape.rows(), job->shape.sequences, product.k,
+                                                     product.left.rows.type, product.right.matrix.type));
     encoder.dispatch([job] {
       const int64_t length = job->shape.length;
       for (int64_t index = 0; index < job->shape.sequences; ++index) {
         const Span span = span_of(job->spans, index, length);
-        job->onednn.groups.push_back(span.end - span.begin);
+        job->groups.push_back(span.end - span.begin);
         append_real(job->dy, index * length, span, job->product.left.rows);
         append_real(job->dx, index * length, span, job->product.out);
         clear_outside(job->dx, index * length, length, span, job->product.n);
       }
       job->product.m = job->product.left.rows.count();
-      multiply(job->product, job->by_onednn, job->onednn, {});
+      const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
+      multiply(job->product, job->groups, Workspace::instance().data());
     });
   }
 
@@ -191,45 +163,45 @@ class WeightGradient : public mx::Primitive {
       void* bias_gradient;
       Float bias_type;
       std::vector<float> bias_sums;
-      bool by_onednn;
-      OnednnProduct onednn;
+      Rows real_x;
+      std::vector<int64_t> groups;
     };
-    const auto job =
-        std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
-                                  .dy = rows_of(dy),
-                                  .x = rows_of(x),
-                                  .spans = spans_data(inputs, has_spans_, encoder),
-                                  .product = {},
-                                  .bias_gradient = outputs[1].data<uint8_t>(),
-                                  .bias_type = float_type(outputs[1].dtype()),
-                                  .bias_sums = std::vector<float>(outputs[1].size()),
-                                  .by_onednn = prefers_onednn(float_type(dy.dtype()), float_type(x.dtype())),
-                                  .onednn = {}});
+    const auto job = std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
+                                               .dy = rows_of(dy),
+                                               .x = rows_of(x),
+                                               .spans = spans_data(inputs, has_spans_, encoder),
+                                               .product = {},
+                                               .bias_gradient = outputs[1].data<uint8_t>(),
+                                               .bias_type = float_type(outputs[1].dtype()),
+                                               .bias_sums = std::vector<float>(outputs[1].size()),
+                                               .real_x = {},
+                                               .groups = {outputs[1].shape(0)}});
     Product& product = job->product;
     product.m = outputs[0].shape(0);
     product.n = outputs[0].shape(1);
     product.left.transposed = true;
     product.left.rows.type = job->dy.type;
-    product.right.k_rows.type = job->x.type;
-    product.right.by_k_rows = true;
+    product.right.by_k = true;
+    job->real_x.type = job->x.type;
     product.out = out_rows_of(outputs[0]);
     product.left.rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
-    product.right.k_rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
-    job->onednn.groups = {product.m};
-    job->onednn.right_n_stride = 1;
-    job->onednn.right_k_stride = product.n;
-    reserve_workspace(job->x.type, job->by_onednn, product.m, 1, job->shape.rows(), product.n);
+    job->real_x.rows.reserve(static_cast<size_t>(job->shape.rows()));
+    Workspace::instance().reserve(copied_floats(job->shape.rows(), product.n) +
+                                  multiply_workspace(product.m, 1, job->shape.rows(), job->dy.type, job->x.type));
     encoder.dispatch([job] {
       const int64_t length = job->shape.length;
       for (int64_t index = 0; index < job->shape.sequences; ++index) {
         const Span span = span_of(job->spans, index, length);
         append_real(job->dy, index * length, span, job->product.left.rows);
-        append_real(job->x, index * length, span, job->product.right.k_rows);
+        append_real(job->x, index * length, span, job->real_x);
       }
       job->product.k = job->product.left.rows.count();
       sum_rows(job->product.left.rows, job->product.m, job->bias_sums.data());
       narrow(job->bias_sums.data(), job->product.m, job->bias_type, job->bias_gradient);
-      multiply(job->product, job->by_onednn, job->onednn, job->product.right.k_rows);
+      const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
+      float* workspace = Workspace::instance().data();
+      job->product.right.matrix = as_matrix(job->real_x, job->product.n, workspace);
+      multiply(job->product, job->groups, workspace + copied_floats(job->shape.rows(), job->product.n));
     });
   }
 

@@ -6,11 +6,10 @@
 #include <memory>
 
 #include "mamba/base/error.h"
-#include "mamba/base/warning.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/few_rows.h"
-#include "mamba/ops/linear/many_rows.h"
+#include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
 
@@ -18,6 +17,9 @@ namespace mamba::ops::linear_detail {
 
 namespace mx = mlx::core;
 
+namespace {
+
+// Sequences of at most this many real rows take few_rows: below it, reading the weights is what costs.
 int64_t few_rows_limit(int64_t k, bool by_onednn) {
   // oneDNN pads to 32 rows, and multiplies those in the time few_rows takes for about eight.
   if (by_onednn) {
@@ -28,23 +30,12 @@ int64_t few_rows_limit(int64_t k, bool by_onednn) {
   return k < 128 ? 16 : 32;
 }
 
-void warn_of_onednn() {
-  try {
-    warn_once("oneDNN could not multiply bfloat16 matrices: they are widened to float32 instead, more slowly");
-  } catch (...) {
-    // Nothing may leave what MLX runs for us, and the product is right without the warning.
-  }
-}
-
-namespace {
-
 // All that a product needs, gathered before it is dispatched: what runs later allocates nothing.
 struct ForwardJob {
   SequenceShape shape;
   int64_t n = 0;
   int64_t k = 0;
   int64_t limit = 0;
-  bool by_onednn = false;
   Rows x;
   OutRows y;
   Matrix weight;
@@ -73,12 +64,9 @@ struct ForwardJob {
     }
     many_groups.reserve(static_cast<size_t>(shape.sequences));
     wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(n));
-    by_onednn = k > 0 && prefers_onednn(x.type, weight.type);
-    limit = few_rows_limit(k, by_onednn);
-    int64_t floats = std::max(few_rows_workspace(shape.rows(), k), many_rows_workspace(shape.rows(), k));
-    if (by_onednn) {
-      floats = std::max(floats, onednn_workspace(shape.rows(), shape.sequences, k, x.type));
-    }
+    limit = few_rows_limit(k, prefers_onednn(x.type, weight.type));
+    const int64_t floats = std::max(few_rows_workspace(shape.rows(), k),
+                                    multiply_workspace(shape.rows(), shape.sequences, k, x.type, weight.type));
     Workspace::instance().reserve(floats);
   }
 
@@ -103,39 +91,15 @@ struct ForwardJob {
     if (few_x.count() > 0) {
       few_rows(few_x, weight, wide, n, k, few_y, workspace);
     }
-    if (many_x.count() > 0 && !(by_onednn && run_onednn(wide, workspace))) {
-      Product product;
-      product.m = many_x.count();
-      product.n = n;
-      product.k = k;
-      product.left.rows = std::move(many_x);
-      product.right.matrix = weight;
-      product.bias = wide;
-      product.out = std::move(many_y);
-      many_rows(product, workspace);
-    }
-  }
-
-  bool run_onednn(const float* wide, float* workspace) {
-    OnednnProduct product;
-    product.groups.swap(many_groups);
+    Product product;
+    product.m = many_x.count();
     product.n = n;
     product.k = k;
-    product.left.type = many_x.type;
-    product.left.rows.swap(many_x.rows);
-    product.right = weight.data;
-    product.right_n_stride = weight.stride;
-    product.right_k_stride = 1;
+    product.left.rows = std::move(many_x);
+    product.right.matrix = weight;
     product.bias = wide;
-    product.out.type = many_y.type;
-    product.out.rows.swap(many_y.rows);
-    if (onednn_product(product, workspace)) {
-      return true;
-    }
-    warn_of_onednn();
-    many_x.rows.swap(product.left.rows);
-    many_y.rows.swap(product.out.rows);
-    return false;
+    product.out = std::move(many_y);
+    multiply(product, many_groups, workspace);
   }
 };
 

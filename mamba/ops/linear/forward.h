@@ -9,12 +9,6 @@
 
 namespace mamba::ops::linear_detail {
 
-// Sequences of at most this many real rows take few_rows: below it, reading the weights is what costs.
-int64_t few_rows_limit(int64_t k, bool by_onednn);
-
-// One warning when oneDNN failed. Does not throw.
-void warn_of_onednn();
-
 mlx::core::array forward(const mlx::core::array& x, const mlx::core::array& weight,
                          const std::optional<mlx::core::array>& bias, const std::optional<mlx::core::array>& spans,
                          mlx::core::Dtype out_dtype, mlx::core::Stream stream);

@@ -169,16 +169,16 @@ void pack_panel_transposed(const T* from, int64_t stride, int64_t columns, int64
 
 // Columns [n, n + columns) and depth [k, k + depth) of the right operand as a panel.
 void pack_panel(const Right& right, int64_t n, int64_t columns, int64_t k, int64_t depth, float* panel) {
-  if (!right.by_k_rows) {
-    with_type(right.matrix.type, right.matrix.data, [&](auto* data) HWY_ATTR {
-      pack_panel_transposed(data + n * right.matrix.stride + k, right.matrix.stride, columns, depth, panel);
-    });
-    return;
-  }
-  for (int64_t i = 0; i < depth; ++i) {
-    with_type(right.k_rows.type, right.k_rows.rows[static_cast<size_t>(k + i)],
-              [&](auto* row) HWY_ATTR { widen_row(row + n, columns, panel + i * kPanel, kPanel); });
-  }
+  with_type(right.matrix.type, right.matrix.data, [&](auto* data) HWY_ATTR {
+    const int64_t stride = right.matrix.stride;
+    if (!right.by_k) {
+      pack_panel_transposed(data + n * stride + k, stride, columns, depth, panel);
+      return;
+    }
+    for (int64_t i = 0; i < depth; ++i) {
+      widen_row(data + (k + i) * stride + n, columns, panel + i * kPanel, kPanel);
+    }
+  });
 }
 
 // Rows [begin, end) of the left operand, widened, to packed[row - piece_begin].
@@ -237,11 +237,15 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
                     .depth = depth,
                     .bias = nullptr,
                     .to = {},
-                    .add = k > 0};
+                    .add = k > 0 || product.add};
         for (int64_t i = 0; i < rows; ++i) {
           block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column
                         : last && k == 0 ? finished + i * kPanel
                                          : partial + (row - begin + i) * kPanel;
+        }
+        for (int64_t i = 0; product.add && k == 0 && !direct && i < rows; ++i) {
+          widen_row(static_cast<const float*>(product.out.rows[static_cast<size_t>(row + i)]) + column, width,
+                    block.to[i], kPanel);
         }
         if (product.bias != nullptr && last) {
           std::fill(bias, bias + kPanel, 0.0f);

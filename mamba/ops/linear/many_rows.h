@@ -14,9 +14,8 @@ struct Left {
 
 // The right operand, N x K: the sum is over both operands' k.
 struct Right {
-  Matrix matrix;           // N rows of K elements, `stride` apart (the layout of weights), or
-  bool by_k_rows = false;  // true: K rows of N elements
-  Rows k_rows;
+  Matrix matrix;      // N rows of K elements, the layout of weights
+  bool by_k = false;  // true: K rows of N elements
 };
 
 struct Product {
@@ -25,13 +24,14 @@ struct Product {
   Right right;
   const float* bias = nullptr;  // (N,) or null
   OutRows out;                  // M rows of N elements
+  bool add = false;             // to what `out`, float32, holds
 };
 
 // The workspace that many_rows needs; it works through M in pieces, so this does not grow with M.
 int64_t many_rows_workspace(int64_t m, int64_t k);
 
-// out[i][j] = sum over k of left[i][k] right[j][k] + bias[j], in float32. Each element is summed in an order that
-// depends on K alone. `workspace` is locked by the caller. Does not throw.
+// out[i][j] = sum over k of left[i][k] right[j][k] + bias[j] (+ out[i][j]), in float32. Each element is summed in an
+// order that depends on K alone. `workspace` is locked by the caller. Does not throw.
 void many_rows(const Product& product, float* workspace);
 
 }  // namespace mamba::ops::linear_detail

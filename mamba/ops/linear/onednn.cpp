@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <dnnl.hpp>
@@ -139,80 +140,131 @@ std::vector<Block> blocks_of(const std::vector<int64_t>& groups) {
 }
 
 template <typename T>
-void pack_block(const OnednnProduct& product, const Block& block, T* packed) {
+void pack_block(const Product& product, const Block& block, T* packed) {
   const auto k = static_cast<size_t>(product.k);
+  const std::vector<const void*>& rows = product.left.rows.rows;
   T* to = packed + block.packed * product.k;
-  if (product.transposed) {
+  if (product.left.transposed) {
     for (size_t l = 0; l < k; ++l) {
-      const T* from = static_cast<const T*>(product.left.rows[l]) + block.row;
+      const T* from = static_cast<const T*>(rows[l]) + block.row;
       for (int64_t i = 0; i < block.rows; ++i) {
         to[static_cast<size_t>(i) * k + l] = from[i];
       }
     }
   } else {
     for (int64_t i = 0; i < block.rows; ++i) {
-      std::memcpy(to + static_cast<size_t>(i) * k, product.left.rows[static_cast<size_t>(block.row + i)],
-                  k * sizeof(T));
+      std::memcpy(to + static_cast<size_t>(i) * k, rows[static_cast<size_t>(block.row + i)], k * sizeof(T));
     }
   }
   std::fill(to + block.rows * product.k, to + padded_rows(block.rows) * product.k, T{});
 }
 
+float as_float(float value) {
+  return value;
+}
+float as_float(uint16_t bfloat16) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bfloat16) << 16);
+}
+
+// Columns [n, n + columns) of a block's row i, in float32, to where they belong. Changes `row`.
+void finish_row(const Product& product, int64_t i, int64_t n, int64_t columns, float* row) {
+  auto* to = static_cast<std::byte*>(product.out.rows[static_cast<size_t>(i)]) + n * size_of(product.out.type);
+  for (int64_t j = 0; j < columns && product.bias != nullptr; ++j) {
+    row[j] += product.bias[n + j];
+  }
+  for (int64_t j = 0; j < columns && product.add; ++j) {
+    row[j] += reinterpret_cast<const float*>(to)[j];
+  }
+  narrow(row, columns, product.out.type, to);
+}
+
+struct Tile {
+  const Product& product;
+  const Block& block;
+  int64_t n;
+
+  int64_t columns() const { return std::min(kTileColumns, product.n - n); }
+  int64_t n_stride() const { return product.right.by_k ? 1 : product.right.matrix.stride; }
+  int64_t k_stride() const { return product.right.by_k ? product.right.matrix.stride : 1; }
+  Shape shape() const {
+    return {padded_rows(block.rows),
+            columns(),
+            product.k,
+            n_stride(),
+            k_stride(),
+            static_cast<int64_t>(product.left.rows.type)};
+  }
+};
+
 template <typename T>
-void multiply_tile(const OnednnProduct& product, const Block& block, const T* packed, int64_t n) {
-  thread_local ThreadScratch tile_memory;
+void multiply_tile(const Tile& tile, const T* left, const T* right) {
+  thread_local ThreadScratch sums_memory;
   thread_local ThreadScratch scratchpad_memory;
-  const int64_t columns = std::min(kTileColumns, product.n - n);
-  const int64_t rows = padded_rows(block.rows);
-  const std::shared_ptr<const Kernel> kernel =
-      kernel_for({rows, columns, product.k, product.right_n_stride, product.right_k_stride,
-                  static_cast<int64_t>(product.left.type)});
-  auto* tile = static_cast<float*>(tile_memory.get(kBlockRows * kTileColumns * sizeof(float)));
+  const std::shared_ptr<const Kernel> kernel = kernel_for(tile.shape());
+  auto* sums = static_cast<float*>(sums_memory.get(kBlockRows * kTileColumns * sizeof(float)));
   void* scratchpad = scratchpad_memory.get(std::max<size_t>(1, kernel->scratchpad.get_size()));
-  const T* left = packed + block.packed * product.k;
-  const T* right = static_cast<const T*>(product.right) + n * product.right_n_stride;
   dnnl::stream stream(engine());
   kernel->matmul.execute(stream, {{DNNL_ARG_SRC, dnnl::memory(kernel->left, engine(), const_cast<T*>(left))},
                                   {DNNL_ARG_WEIGHTS, dnnl::memory(kernel->right, engine(), const_cast<T*>(right))},
-                                  {DNNL_ARG_DST, dnnl::memory(kernel->out, engine(), tile)},
+                                  {DNNL_ARG_DST, dnnl::memory(kernel->out, engine(), sums)},
                                   {DNNL_ARG_SCRATCHPAD, dnnl::memory(kernel->scratchpad, engine(), scratchpad)}});
   stream.wait();
-  for (int64_t i = 0; i < block.rows; ++i) {
-    float* row = tile + i * columns;
-    if (product.bias != nullptr) {
-      for (int64_t j = 0; j < columns; ++j) {
-        row[j] += product.bias[n + j];
+  for (int64_t i = 0; i < tile.block.rows; ++i) {
+    finish_row(tile.product, tile.block.row + i, tile.n, tile.columns(), sums + i * tile.columns());
+  }
+}
+
+// For a tile that oneDNN could not run, say for want of memory.
+template <typename T>
+void multiply_tile_plainly(const Tile& tile, const T* left, const T* right) {
+  std::array<float, kTileColumns> sums;
+  for (int64_t i = 0; i < tile.block.rows; ++i) {
+    for (int64_t j = 0; j < tile.columns(); ++j) {
+      float sum = 0;
+      for (int64_t l = 0; l < tile.product.k; ++l) {
+        sum += as_float(left[i * tile.product.k + l]) * as_float(right[j * tile.n_stride() + l * tile.k_stride()]);
       }
+      sums[static_cast<size_t>(j)] = sum;
     }
-    narrow(
-        row, columns, product.out.type,
-        static_cast<std::byte*>(product.out.rows[static_cast<size_t>(block.row + i)]) + n * size_of(product.out.type));
+    finish_row(tile.product, tile.block.row + i, tile.n, tile.columns(), sums.data());
   }
 }
 
 template <typename T>
-bool run(const OnednnProduct& product, T* packed) {
-  const std::vector<Block> blocks = blocks_of(product.groups);
+void run(const Product& product, const std::vector<int64_t>& groups, T* packed) {
+  const std::vector<Block> blocks = blocks_of(groups);
   const auto count = static_cast<int64_t>(blocks.size());
-  std::atomic<bool> failed{false};
+  const int64_t tiles = (product.n + kTileColumns - 1) / kTileColumns;
+  const auto tile_of = [&](int64_t task) {
+    return Tile{
+        .product = product, .block = blocks[static_cast<size_t>(task % count)], .n = task / count * kTileColumns};
+  };
+  // Making kernels is what can fail, so it comes before anything is written.
+  use_one_openmp_thread();
+  for (int64_t task = 0; task < tiles * count; ++task) {
+    if (task < count || task >= (tiles - 1) * count) {
+      kernel_for(tile_of(task).shape());
+    }
+  }
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       pack_block(product, blocks[static_cast<size_t>(i)], packed);
     }
   });
   // Blocks inside columns: the right operand's tile is still in the cache for the next block.
-  const int64_t tiles = (product.n + kTileColumns - 1) / kTileColumns;
   parallel_for(tiles * count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end && !failed.load(std::memory_order_relaxed); ++task) {
+    for (int64_t task = begin; task < end; ++task) {
+      const Tile tile = tile_of(task);
+      const T* left = packed + tile.block.packed * product.k;
+      const T* right = static_cast<const T*>(product.right.matrix.data) + tile.n * tile.n_stride();
       try {
         use_one_openmp_thread();
-        multiply_tile(product, blocks[static_cast<size_t>(task % count)], packed, task / count * kTileColumns);
+        multiply_tile(tile, left, right);
       } catch (...) {
-        failed.store(true, std::memory_order_relaxed);
+        multiply_tile_plainly(tile, left, right);
       }
     }
   });
-  return !failed.load();
 }
 
 }  // namespace
@@ -235,15 +287,14 @@ int64_t onednn_workspace(int64_t m, int64_t groups, int64_t k, Float type) {
   return (m + groups * kRowStep + m / kBlockRows * kRowStep) * k * size_of(type) / 4 + 1;
 }
 
-bool onednn_product(const OnednnProduct& product, float* workspace) {
+bool onednn_product(const Product& product, const std::vector<int64_t>& groups, float* workspace) {
   try {
-    if (product.k == 0 || product.n == 0) {
-      return false;
+    if (product.left.rows.type == Float::kFloat32) {
+      run(product, groups, workspace);
+    } else {
+      run(product, groups, reinterpret_cast<uint16_t*>(workspace));
     }
-    if (product.left.type == Float::kFloat32) {
-      return run(product, workspace);
-    }
-    return run(product, reinterpret_cast<uint16_t*>(workspace));
+    return true;
   } catch (...) {
     return false;
   }

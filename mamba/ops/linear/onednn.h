@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "mamba/ops/linear/products.h"
+#include "mamba/ops/linear/many_rows.h"
 
 namespace mamba::ops::linear_detail {
 
@@ -15,23 +15,12 @@ bool prefers_onednn(Float left, Float right);
 // For tests, which must reach this code on processors without such units too: float32 products go through it as well.
 void set_onednn_for_float32(bool on);
 
-// out = left right^T + bias; both operands bfloat16, or both float32. Sums are in float32.
-struct OnednnProduct {
-  // The rows of `left` that belong together, in order: each group gives the bits it gives alone.
-  std::vector<int64_t> groups;
-  int64_t n = 0, k = 0;
-  Rows left;                // M rows of K elements, or
-  bool transposed = false;  // true: K rows of M elements, all one group
-  const void* right = nullptr;
-  int64_t right_n_stride = 0, right_k_stride = 0;  // elements; one of them is 1
-  const float* bias = nullptr;
-  OutRows out;  // M rows of N elements
-};
-
 // Floats of workspace for a product of m rows in `groups` groups.
 int64_t onednn_workspace(int64_t m, int64_t groups, int64_t k, Float type);
 
-// False when oneDNN failed; `out` is then undefined. Does not throw. `workspace` is locked by the caller.
-bool onednn_product(const OnednnProduct& product, float* workspace);
+// many_rows' product, of operands that are both bfloat16 or both float32, K > 0. `groups` are the numbers of rows that
+// belong together, in order: each group gives the bits it gives alone. False, and `out` as before, when
+// oneDNN has no kernel for it. Does not throw. `workspace` is locked by the caller.
+bool onednn_product(const Product& product, const std::vector<int64_t>& groups, float* workspace);
 
 }  // namespace mamba::ops::linear_detail
