@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "mamba/base/json.h"
+#include "mamba/hub/url.h"
 
 namespace mamba::hub {
 namespace {

@@ -10,7 +10,7 @@
 #include <exception>
 #include <set>
 
-#include "mamba/hub/names.h"
+#include "mamba/hub/url.h"
 
 namespace mamba::hub {
 namespace {
@@ -50,13 +50,6 @@ class SigpipeBlocked {
   bool was_pending_ = false;
 };
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-  return out;
-}
-
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view kBlanks = " \t\r\n";
   const size_t begin = text.find_first_not_of(kBlanks);
@@ -68,32 +61,6 @@ bool interesting(const std::string& name) {
                                               "content-range", "content-encoding", "x-repo-commit",  "x-linked-etag",
                                               "x-linked-size", "x-error-code",     "x-error-message"};
   return names.count(name) > 0;
-}
-
-struct UrlFree {
-  void operator()(CURLU* url) const { curl_url_cleanup(url); }
-};
-using Url = std::unique_ptr<CURLU, UrlFree>;
-
-std::string part_of(CURLU* url, CURLUPart part, unsigned flags = 0) {
-  char* text = nullptr;
-  if (curl_url_get(url, part, &text, flags) != CURLUE_OK) {
-    return "";
-  }
-  std::string out(text);
-  curl_free(text);
-  return out;
-}
-
-// Empty unless the result is an http or https URL.
-std::string resolved(const std::string& base, const std::string& location) {
-  const Url url(curl_url());
-  if (!url || curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK ||
-      curl_url_set(url.get(), CURLUPART_URL, location.c_str(), 0) != CURLUE_OK) {
-    return "";
-  }
-  const std::string scheme = lower(part_of(url.get(), CURLUPART_SCHEME));
-  return scheme == "http" || scheme == "https" ? part_of(url.get(), CURLUPART_URL) : "";
 }
 
 // Where huggingface.co itself may send a request for metadata that a mirror passes on.
@@ -129,17 +96,6 @@ int64_t HttpResponse::number(const std::string& name) const {
   return error == std::errc() && end == text->data() + text->size() && value >= 0 ? value : -1;
 }
 
-std::string origin_of(const std::string& text) {
-  const Url url(curl_url());
-  if (!url || curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK) {
-    return "";
-  }
-  const std::string host = lower(part_of(url.get(), CURLUPART_HOST));
-  return host.empty() ? ""
-                      : fmt::format("{}://{}:{}", lower(part_of(url.get(), CURLUPART_SCHEME)), host,
-                                    part_of(url.get(), CURLUPART_PORT, CURLU_DEFAULT_PORT));
-}
-
 Http::Http(const Options& options) : options_(options), curl_(nullptr) {
   init_curl_once();
   for (const char c : options.token) {
@@ -147,7 +103,7 @@ Http::Http(const Options& options) : options_(options), curl_(nullptr) {
       throw UsageError("the token has a blank, a control character or a byte outside ASCII: check HF_TOKEN");
     }
   }
-  if (resolved(options.endpoint, "/").empty()) {
+  if (resolved_url(options.endpoint, "/").empty()) {
     throw UsageError(fmt::format("the endpoint must be an https:// or http:// URL but is {}", quote(options.endpoint)));
   }
   curl_ = curl_easy_init();
@@ -223,7 +179,7 @@ struct Http::Call {
     }
     const size_t colon = line.find(':');
     if (colon != std::string_view::npos) {
-      const std::string name = lower(line.substr(0, colon));
+      const std::string name = lower_case(line.substr(0, colon));
       if (interesting(name)) {
         response.headers[name] = trimmed(line.substr(colon + 1));
       }
@@ -259,7 +215,7 @@ struct Http::Call {
 
   void finish(CURLcode code, const char* detail) {
     using Failure = HttpResponse::Failure;
-    const std::string host = quote(part_of_url(response.url), 120);
+    const std::string host = quote(host_of(response.url), 120);
     switch (code) {
       case CURLE_OK:
         return;
@@ -295,13 +251,6 @@ struct Http::Call {
   void fail(HttpResponse::Failure failure, std::string reason) {
     response.failure = failure;
     response.reason = std::move(reason);
-  }
-
-  static std::string part_of_url(const std::string& text) {
-    const Url url(curl_url());
-    return url && curl_url_set(url.get(), CURLUPART_URL, text.c_str(), 0) == CURLUE_OK
-               ? part_of(url.get(), CURLUPART_HOST)
-               : "";
   }
 };
 
@@ -397,7 +346,7 @@ HttpResponse Http::request(const HttpRequest& request) {
     if (response.failure != HttpResponse::Failure::kNone || response.status / 100 != 3 || location == nullptr) {
       return response;
     }
-    const std::string target = resolved(url, *location);
+    const std::string target = resolved_url(url, *location);
     if (target.empty()) {
       throw HubError(HubError::Kind::kServer,
                      fmt::format("{}: redirects to {}, which is not an HTTP address", origin, quote(*location)));

@@ -72,7 +72,4 @@ class Http {
   void* curl_;
 };
 
-// Scheme, host and port of a URL, in lower case: "https://huggingface.co:443". Empty when it is not a URL.
-std::string origin_of(const std::string& url);
-
 }  // namespace mamba::hub

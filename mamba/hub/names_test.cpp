@@ -4,8 +4,8 @@
 
 #include "mamba/base/error.h"
 #include "mamba/hub/checksum.h"
-#include "mamba/hub/http.h"
 #include "mamba/hub/hub.h"
+#include "mamba/hub/url.h"
 
 namespace mamba::hub {
 namespace {
