@@ -10,7 +10,7 @@ namespace mamba::cli {
 class OrderedText {
  public:
   // With more than one text each gets a line "==> prompt 2 <==" above it.
-  explicit OrderedText(size_t count);
+  explicit OrderedText(size_t count) : texts_(count) {}
 
   void append(size_t index, const std::string& piece);
   void finish(size_t index);  // ends the line
@@ -22,10 +22,11 @@ class OrderedText {
     bool begun = false;
     bool done = false;
   };
-  void print_header();
+  void begin_current();  // not before there is something to print: work may fail without a word on standard output
 
   std::vector<Text> texts_;
   size_t current_ = 0;
+  bool current_begun_ = false;
 };
 
 }  // namespace mamba::cli

@@ -151,7 +151,7 @@ std::vector<int32_t> encode(const Prompt& prompt, const text::Tokenizer* tokeniz
     ids = tokenizer->encode(prompt.text, add_special_tokens);
   }
   if (ids.empty()) {
-    throw UsageError(fmt::format("{}: the prompt is empty; leave it out to begin from nothing", prompt.where));
+    throw UsageError(fmt::format("{}: is empty, and a model needs at least one token to read", prompt.where));
   }
   return ids;
 }
