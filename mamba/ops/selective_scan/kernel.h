@@ -39,6 +39,40 @@ struct Outputs {
   float* kept;   // (B, num_kept, num_blocks, N, kBlock): states, channels in the last axis
 };
 
+// Each channel's numbers lie at [..., n, c % kBlock] of block c / kBlock; the last block is filled up with zeros.
+struct Workspace {
+  float* carry;  // (B, num_blocks, N, kBlock): cotangent of the state before the position that was done last
+  float* A;      // (B, num_blocks, N, kBlock)
+  float* D;      // (B, num_blocks, kBlock)
+  float* bias;   // (B, num_blocks, kBlock)
+  float* BC;     // (B, num_blocks, kKept, 2 N): each block's share of the gradients of B and C
+};
+
+// With room to begin at a cache line.
+inline int64_t workspace_floats(int64_t batch, int64_t channels, int64_t states) {
+  return batch * num_blocks(channels) * (2 * states * kBlock + 2 * kBlock + 2 * states * kKept) + 16;
+}
+
+struct Cotangents {
+  cpu::Rows y;         // (B, L, D), T
+  const float* state;  // (B, D, N)
+  const float* kept;   // what forward() left there
+};
+
+struct Gradients {
+  void* u;               // (B, L, D), T
+  void* delta;           // (B, L, D), T
+  float* A;              // (D, N)
+  void* B;               // (B, L, N), T
+  void* C;               // (B, L, N), T
+  void* D;               // (D,) or null
+  void* z;               // (B, L, D), T, or null
+  void* delta_bias;      // (D,) or null
+  float* initial_state;  // (B, D, N) or null
+  float* workspace;      // workspace_floats()
+};
+
 void forward(const Inputs& in, const Outputs& out);
+void backward(const Inputs& in, const Cotangents& cotangents, const Gradients& out);
 
 }  // namespace mamba::ops::scan

@@ -1,5 +1,9 @@
 #include "mamba/ops/selective_scan/primitive.h"
 
+#include <mlx/ops.h>
+
+#include <memory>
+
 #include "mamba/base/error.h"
 
 namespace mamba::ops::scan {
@@ -55,6 +59,64 @@ void SelectiveScan::eval_gpu(const std::vector<mx::array>&, std::vector<mx::arra
 bool SelectiveScan::is_equivalent(const Primitive& other) const {
   const auto* scan = dynamic_cast<const SelectiveScan*>(&other);
   return scan != nullptr && scan->layout_ == layout_;
+}
+
+std::vector<mx::array> SelectiveScan::vjp(const std::vector<mx::array>& primals,
+                                          const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
+                                          const std::vector<mx::array>& outputs) {
+  std::vector<mx::array> inputs = primals;
+  inputs.insert(inputs.end(), {outputs[2], cotangents[0], cotangents[1]});
+  std::vector<mx::Shape> shapes;
+  std::vector<mx::Dtype> dtypes;
+  for (int i = 0; i < layout_.num_floating(); ++i) {
+    shapes.push_back(primals[i].shape());
+    dtypes.push_back(primals[i].dtype());
+  }
+  const std::vector<mx::array> gradients =
+      mx::array::make_arrays(shapes, dtypes, std::make_shared<SelectiveScanGradient>(stream(), layout_), inputs);
+  std::vector<mx::array> wanted;
+  for (const int i : argnums) {
+    wanted.push_back(i < layout_.num_floating() ? gradients[i] : mx::zeros_like(primals[i], stream()));
+  }
+  return wanted;
+}
+
+void SelectiveScanGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+  const Inputs in = kernel_inputs(inputs, layout_, encoder);
+  const int primals = layout_.num_inputs();
+  const Cotangents cotangents{cpu::rows_of(readable_rows(inputs[primals + 1], encoder)),
+                              row_contiguous(inputs[primals + 2], encoder).data<float>(),
+                              row_contiguous(inputs[primals], encoder).data<float>()};
+  for (mx::array& out : outputs) {
+    allocate(out);
+  }
+  mx::array workspace({static_cast<int>(workspace_floats(in.batch, in.channels, in.states))}, mx::float32, nullptr, {});
+  allocate(workspace);
+  encoder.add_temporary(workspace);
+  const auto optional = [&](Layout::Slot slot) {
+    return layout_.has(slot) ? outputs[layout_.slots[slot]].data<void>() : nullptr;
+  };
+  const Gradients out{
+      outputs[0].data<void>(), outputs[1].data<void>(),      outputs[2].data<float>(),
+      outputs[3].data<void>(), outputs[4].data<void>(),      optional(Layout::kD),
+      optional(Layout::kZ),    optional(Layout::kDeltaBias), static_cast<float*>(optional(Layout::kInitialState)),
+      workspace.data<float>()};
+  encoder.dispatch([in, cotangents, out] { backward(in, cotangents, out); });
+}
+
+void SelectiveScanGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
+  throw Error("[selective_scan] this node was made for a CPU stream and cannot run on a GPU");
+}
+
+bool SelectiveScanGradient::is_equivalent(const Primitive& other) const {
+  const auto* gradient = dynamic_cast<const SelectiveScanGradient*>(&other);
+  return gradient != nullptr && gradient->layout_ == layout_;
+}
+
+std::vector<mx::array> SelectiveScanGradient::vjp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                                                  const std::vector<int>&, const std::vector<mx::array>&) {
+  throw Error("[selective_scan] has no second derivative: its gradient cannot be differentiated again");
 }
 
 }  // namespace mamba::ops::scan

@@ -6,7 +6,8 @@
 
 namespace mamba::ops {
 
-// As selective_scan; works in float64 when u, A and the rest are float64.
+// As selective_scan; works in float64 when u, A and the rest are float64, though MLX's exp has float32's precision
+// there too.
 SelectiveScanOutputs selective_scan_reference(const SelectiveScanInputs& in, mlx::core::StreamOrDevice s = {});
 
 }  // namespace mamba::ops

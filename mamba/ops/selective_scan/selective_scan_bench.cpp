@@ -3,6 +3,9 @@
 #include "mamba/ops/selective_scan/selective_scan.h"
 
 #include <benchmark/benchmark.h>
+#include <mlx/transforms.h>
+
+#include <vector>
 
 #include "mamba/ops/cpu/test_arrays.h"
 
@@ -48,6 +51,25 @@ void bench_forward(benchmark::State& state, mx::Dtype dtype) {
   report(state, in, length, 4);
 }
 
+void bench_forward_backward(benchmark::State& state, mx::Dtype dtype) {
+  const int length = static_cast<int>(state.range(1));
+  const SelectiveScanInputs in = inputs(static_cast<int>(state.range(0)), length, static_cast<int>(state.range(2)),
+                                        static_cast<int>(state.range(3)), dtype);
+  const mx::array gy = normal(in.u.shape(), 9, 1.0f, 0.0f, dtype);
+  const auto scan = [&](const std::vector<mx::array>& a) -> std::vector<mx::array> {
+    return {selective_scan(
+                {.u = a[0], .delta = a[1], .A = a[2], .B = a[3], .C = a[4], .D = a[5], .z = a[6], .delta_bias = a[7]},
+                mx::Device::cpu)
+                .y};
+  };
+  for (auto _ : state) {
+    auto [y, grads] = mx::vjp(scan, {in.u, in.delta, in.A, in.B, in.C, *in.D, *in.z, *in.delta_bias}, {gy});
+    grads.push_back(y[0]);
+    mx::eval(grads);
+  }
+  report(state, in, length, 4 + 7);
+}
+
 void bench_step(benchmark::State& state, mx::Dtype dtype) {
   SelectiveScanInputs in = inputs(static_cast<int>(state.range(0)), 0, static_cast<int>(state.range(2)),
                                   static_cast<int>(state.range(3)), dtype);
@@ -69,6 +91,17 @@ BENCHMARK_CAPTURE(bench_forward, float32, mx::float32)
     ->MeasureProcessCPUTime()
     ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(bench_forward, bfloat16, mx::bfloat16)
+    ->Args({1, 2048, 1536, 16})
+    ->UseRealTime()
+    ->MeasureProcessCPUTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(bench_forward_backward, float32, mx::float32)
+    ->Args({1, 2048, 1536, 16})
+    ->Args({1, 512, 1536, 16})
+    ->UseRealTime()
+    ->MeasureProcessCPUTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(bench_forward_backward, bfloat16, mx::bfloat16)
     ->Args({1, 2048, 1536, 16})
     ->UseRealTime()
     ->MeasureProcessCPUTime()

@@ -1,0 +1,440 @@
+// The backward scan on a CPU. With lambda[t] the cotangent of h[t], and a = exp(dt A),
+//
+//   lambda[t] = C[t] gy[t] + a[t + 1] lambda[t + 1]
+//
+// runs through time from behind, and every gradient is a sum of products of lambda with what the forward pass knew:
+//
+//   C: gy h[t]       B: lambda dt u      u: dt sum_n lambda B      dt: sum_n lambda (a A h[t - 1] + u B)
+//   A: lambda dt a h[t - 1]              initial state: a[0] lambda[0]
+//
+// The states are not stored: from the one that forward kept per chunk of kKept positions, a chunk's a and h are
+// computed again for a group of channels (which fits into the second-level cache), then walked through backwards.
+// Chunks are done from the last to the first; within one, blocks of channels run in parallel. B and C serve all
+// channels, so each block writes its share of their gradients, and the shares are added in the order of the blocks:
+// no sum depends on which thread did what.
+
+#include "mamba/ops/cpu/targets.h"  // before foreach_target.h
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "mamba/ops/selective_scan/cpu_backward.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "mamba/base/threads.h"
+#include "mamba/ops/selective_scan/block-inl.h"
+#include "mamba/ops/selective_scan/kernel.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mamba::ops::HWY_NAMESPACE {
+namespace {
+
+using scan::kBlock;
+using scan::kKept;
+
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
+// Channels whose states are recomputed together. Two vectors share the work of adding up B's and C's gradients.
+constexpr int64_t kGroup = std::max<int64_t>(16, std::min<int64_t>(2 * kLanes, kBlock));
+constexpr int64_t kVectors = kGroup / kLanes;
+constexpr float kLn2 = 0.69314718055994531f;
+
+// One chunk of one block of channels: (kKept, kBlock) each unless said otherwise.
+struct Chunk {
+  float* dt;
+  float* dtu;    // dt * u
+  float* slope;  // of softplus
+  float* gy;     // cotangent of the sum over the states: behind the gate
+  float* gate;   // cotangent of z, less the factor y
+  float* y;
+  float* gdt;     // sum_n lambda a A h
+  float* gbu;     // sum_n lambda B
+  float* B;       // (kKept, N)
+  float* C;       // (kKept, N)
+  float* decay;   // (kKept, N, kGroup)
+  float* h;       // (kKept + 1, N, kGroup): h[i] is the state before the chunk's position i
+  float* shares;  // (2 N, kLanes)
+
+  static int64_t floats(int64_t states) {
+    return kKept * (8 * kBlock + 2 * states) + (2 * kKept + 1) * states * kGroup + 2 * states * kLanes;
+  }
+
+  Chunk(int64_t states, float* memory) {
+    for (float** rows : {&dt, &dtu, &slope, &gy, &gate, &y, &gdt, &gbu}) {
+      *rows = memory;
+      memory += kKept * kBlock;
+    }
+    decay = memory;
+    h = decay + kKept * states * kGroup;
+    shares = h + (kKept + 1) * states * kGroup;
+    B = shares + 2 * states * kLanes;
+    C = B + kKept * states;
+  }
+};
+
+scan::Workspace divide(const scan::Inputs& in, float* memory) {
+  const int64_t blocks = in.batch * scan::num_blocks(in.channels);
+  scan::Workspace work;
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  work.carry = memory + (64 - address % 64) % 64 / sizeof(float);
+  work.A = work.carry + blocks * in.states * kBlock;
+  work.D = work.A + blocks * in.states * kBlock;
+  work.bias = work.D + blocks * kBlock;
+  work.BC = work.bias + blocks * kBlock;
+  return work;
+}
+
+template <typename T>
+void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block, int64_t from, int64_t to,
+             const Chunk& chunk) {
+  const FloatTag d;
+  const FloatVec one = hn::Set(d, 1.0f);
+  if (block.count % kGroup != 0) {
+    std::fill_n(chunk.dt, 8 * kKept * kBlock, 0.0f);  // the last group's vectors without channels
+  }
+  widen_rows<T>(in.B, block.batch, from, to, in.states, chunk.B);
+  widen_rows<T>(in.C, block.batch, from, to, in.states, chunk.C);
+  for (int64_t t = from; t < to; ++t) {
+    const T* delta = in.delta.row<T>(block.batch, t) + block.first;
+    const T* u = in.u.row<T>(block.batch, t) + block.first;
+    const T* z = in.z.data == nullptr ? nullptr : in.z.row<T>(block.batch, t) + block.first;
+    const T* gy_row = cotangent.row<T>(block.batch, t) + block.first;
+    for (int64_t c = 0; c < block.count; c += kLanes) {
+      const int64_t at = (t - from) * kBlock + c;
+      const size_t left = block.lanes_at(c);
+      FloatVec dt = hn::Add(load_some(d, delta + c, left), hn::Load(d, block.bias + c));
+      FloatVec slope = one;
+      if (in.softplus) {
+        slope = sigmoid(d, dt);
+        dt = softplus(d, dt);
+      }
+      const FloatVec uv = load_some(d, u + c, left);
+      hn::Store(dt, d, chunk.dt + at);
+      hn::Store(slope, d, chunk.slope + at);
+      hn::Store(hn::Mul(dt, uv), d, chunk.dtu + at);
+      hn::Store(hn::Mul(hn::Load(d, block.D + c), uv), d, chunk.y + at);
+      FloatVec gy = load_some(d, gy_row + c, left);
+      if (z != nullptr) {
+        const FloatVec zv = load_some(d, z + c, left);
+        const FloatVec s = sigmoid(d, zv);
+        // silu'(z) = s (1 + z (1 - s))
+        hn::Store(hn::Mul(gy, hn::Mul(s, hn::MulAdd(zv, hn::Sub(one, s), one))), d, chunk.gate + at);
+        gy = hn::Mul(gy, hn::Mul(zv, s));
+      }
+      hn::Store(gy, d, chunk.gy + at);
+    }
+  }
+}
+
+// The group at channel c: a and h for positions [from, to), and y. chunk.h holds the state before `from` already.
+void recompute(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, int64_t c,
+               const Chunk& chunk) {
+  const FloatTag d;
+  const int64_t states = in.states;
+  for (int64_t i = 0; i < to - from; ++i) {
+    const bool reset = block.resets_at(in, from + i);
+    const float* B = chunk.B + i * states;
+    const float* C = chunk.C + i * states;
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t at = i * kBlock + c + v * kLanes;
+      const FloatVec dt = hn::Load(d, chunk.dt + at);
+      const FloatVec dtu = hn::Load(d, chunk.dtu + at);
+      FloatVec y = hn::Load(d, chunk.y + at);
+      const float* A = block.A + c + v * kLanes;
+      float* decays = chunk.decay + i * states * kGroup + v * kLanes;
+      const float* before = chunk.h + i * states * kGroup + v * kLanes;
+      float* after = chunk.h + (i + 1) * states * kGroup + v * kLanes;
+      for (int64_t n = 0; n < states; ++n) {
+        FloatVec next = hn::Mul(dtu, hn::Set(d, B[n]));
+        FloatVec decay = hn::Zero(d);
+        if (HWY_LIKELY(!reset)) {
+          decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * kBlock)));
+          next = hn::MulAdd(decay, hn::Load(d, before + n * kGroup), next);
+        }
+        hn::Store(decay, d, decays + n * kGroup);
+        hn::Store(next, d, after + n * kGroup);
+        y = hn::MulAdd(next, hn::Set(d, C[n]), y);
+      }
+      hn::Store(y, d, chunk.y + at);
+    }
+  }
+}
+
+// shares (2 N, kLanes) summed over lanes and added to sums (2 N).
+void add_lanes(int64_t count, const float* shares, float* sums) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d4;
+  const auto folded = [&](int64_t row) HWY_ATTR {
+    auto sum = hn::Load(d4, shares + row * kLanes);
+    for (int64_t lane = 4; lane < kLanes; lane += 4) {
+      sum = hn::Add(sum, hn::Load(d4, shares + row * kLanes + lane));
+    }
+    return sum;
+  };
+  for (; i + 4 <= count; i += 4) {
+    auto r0 = folded(i);
+    auto r1 = folded(i + 1);
+    auto r2 = folded(i + 2);
+    auto r3 = folded(i + 3);
+    transpose4(d4, r0, r1, r2, r3);
+    const auto sum = hn::Add(hn::Add(r0, r1), hn::Add(r2, r3));
+    hn::StoreU(hn::Add(hn::LoadU(d4, sums + i), sum), d4, sums + i);
+  }
+#endif
+  for (; i < count; ++i) {
+    float sum = 0.0f;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      sum += shares[i * kLanes + lane];
+    }
+    sums[i] += sum;
+  }
+}
+
+// The group at channel c, from the last position to the first. `carry` and `gA` are the block's.
+void walk_back(const scan::Inputs& in, const ChannelBlock& block, int64_t count, int64_t c, const Chunk& chunk,
+               float* HWY_RESTRICT carry, float* HWY_RESTRICT gA, float* BC) {
+  const FloatTag d;
+  const int64_t states = in.states;
+  for (int64_t i = count; i-- > 0;) {
+    const int64_t at = i * kBlock + c;
+    const float* HWY_RESTRICT B = chunk.B + i * states;
+    const float* HWY_RESTRICT C = chunk.C + i * states;
+    const float* HWY_RESTRICT decays = chunk.decay + i * states * kGroup;
+    const float* HWY_RESTRICT before = chunk.h + i * states * kGroup;
+    const float* HWY_RESTRICT after = before + states * kGroup;
+    const float* HWY_RESTRICT A = block.A + c;
+    float* HWY_RESTRICT shares = chunk.shares;
+    FloatVec gdt[kVectors];
+    FloatVec gbu[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) {
+      gdt[v] = hn::Zero(d);
+      gbu[v] = hn::Zero(d);
+    }
+    for (int64_t n = 0; n < states; ++n) {
+      const FloatVec Bn = hn::Set(d, B[n]);
+      const FloatVec Cn = hn::Set(d, C[n]);
+      FloatVec gB = hn::Zero(d);
+      FloatVec gC = hn::Zero(d);
+      for (int64_t v = 0; v < kVectors; ++v) {
+        const int64_t lane = v * kLanes;
+        const int64_t state = n * kBlock + c + lane;
+        const int64_t local = n * kGroup + lane;
+        const FloatVec gy = hn::Load(d, chunk.gy + at + lane);
+        const FloatVec lambda = hn::MulAdd(gy, Cn, hn::Load(d, carry + state));
+        gC = hn::MulAdd(gy, hn::Load(d, after + local), gC);
+        gB = hn::MulAdd(lambda, hn::Load(d, chunk.dtu + at + lane), gB);
+        gbu[v] = hn::MulAdd(lambda, Bn, gbu[v]);
+        const FloatVec back = hn::Mul(lambda, hn::Load(d, decays + local));
+        const FloatVec through = hn::Mul(back, hn::Load(d, before + local));
+        gdt[v] = hn::MulAdd(through, hn::Load(d, A + n * kBlock + lane), gdt[v]);
+        hn::Store(hn::MulAdd(through, hn::Load(d, chunk.dt + at + lane), hn::Load(d, gA + state)), d, gA + state);
+        hn::Store(back, d, carry + state);
+      }
+      hn::Store(gB, d, shares + n * kLanes);
+      hn::Store(gC, d, shares + (states + n) * kLanes);
+    }
+    for (int64_t v = 0; v < kVectors; ++v) {
+      hn::Store(gdt[v], d, chunk.gdt + at + v * kLanes);
+      hn::Store(gbu[v], d, chunk.gbu + at + v * kLanes);
+    }
+    add_lanes(2 * states, shares, BC + i * 2 * states);
+  }
+}
+
+template <typename T>
+void finish(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlock& block, int64_t from, int64_t to,
+            const Chunk& chunk, float* gD, float* gbias) {
+  const FloatTag d;
+  for (int64_t t = from; t < to; ++t) {
+    const T* u = in.u.row<T>(block.batch, t) + block.first;
+    const int64_t row = (block.batch * in.length + t) * in.channels + block.first;
+    for (int64_t c = 0; c < block.count; c += kLanes) {
+      const int64_t at = (t - from) * kBlock + c;
+      const size_t left = block.lanes_at(c);
+      const FloatVec uv = load_some(d, u + c, left);
+      const FloatVec gy = hn::Load(d, chunk.gy + at);
+      const FloatVec gbu = hn::Load(d, chunk.gbu + at);
+      const FloatVec gu = hn::MulAdd(hn::Load(d, chunk.dt + at), gbu, hn::Mul(gy, hn::Load(d, block.D + c)));
+      store_some(d, gu, static_cast<T*>(out.u) + row + c, left);
+      // block.A is A log2(e), which ln(2) undoes.
+      const FloatVec gdt = hn::MulAdd(hn::Load(d, chunk.gdt + at), hn::Set(d, kLn2), hn::Mul(uv, gbu));
+      const FloatVec gdelta = hn::Mul(gdt, hn::Load(d, chunk.slope + at));
+      store_some(d, gdelta, static_cast<T*>(out.delta) + row + c, left);
+      if (out.z != nullptr) {
+        const FloatVec gz = hn::Mul(hn::Load(d, chunk.gate + at), hn::Load(d, chunk.y + at));
+        store_some(d, gz, static_cast<T*>(out.z) + row + c, left);
+      }
+      hn::Store(hn::MulAdd(gy, uv, hn::Load(d, gD + c)), d, gD + c);
+      hn::Store(hn::Add(gdelta, hn::Load(d, gbias + c)), d, gbias + c);
+    }
+  }
+}
+
+template <typename T>
+void clear_rows(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlock& block, int64_t from,
+                int64_t to) {
+  for (int64_t t = from; t < to; ++t) {
+    const int64_t row = (block.batch * in.length + t) * in.channels + block.first;
+    for (void* gradient : {out.u, out.delta, out.z}) {
+      if (gradient != nullptr) {
+        std::fill_n(static_cast<T*>(gradient) + row, block.count, T(0.0f));
+      }
+    }
+  }
+}
+
+// Positions [t0, t1) of one block.
+template <typename T>
+void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Gradients& out,
+                const scan::Workspace& work, int64_t t0, int64_t t1, int64_t b, int64_t index) {
+  const int64_t states = in.states;
+  const int64_t state_floats = states * kBlock;
+  float* memory =
+      cpu::scratch(static_cast<size_t>(state_floats + ChannelBlock::floats(states) + Chunk::floats(states)));
+  float* start = memory;
+  const ChannelBlock block(in, b, index, start + state_floats);
+  const Chunk chunk(states, start + state_floats + ChannelBlock::floats(states));
+  const int64_t task = b * scan::num_blocks(in.channels) + index;
+  const int64_t from = std::clamp(block.begin, t0, t1);
+  const int64_t to = std::clamp(block.end, from, t1);
+  clear_rows<T>(in, out, block, t0, from);
+  clear_rows<T>(in, out, block, to, t1);
+  float* BC = work.BC + task * kKept * 2 * states;
+  std::fill_n(BC, kKept * 2 * states, 0.0f);
+  if (from == to) {
+    return;
+  }
+  if (t0 == 0) {
+    block.load_initial_state(in, start);
+  } else {
+    std::memcpy(start, cotangents.kept + block.kept_offset(in, t0 / kKept - 1),
+                static_cast<size_t>(state_floats) * sizeof(float));
+  }
+  prepare<T>(in, cotangents.y, block, from, to, chunk);
+  for (int64_t c = 0; c < block.count; c += kGroup) {
+    for (int64_t n = 0; n < states; ++n) {
+      std::copy_n(start + n * kBlock + c, kGroup, chunk.h + n * kGroup);
+    }
+    recompute(in, block, from, to, c, chunk);
+    walk_back(in, block, to - from, c, chunk, work.carry + task * state_floats, work.A + task * state_floats,
+              BC + (from - t0) * 2 * states);
+  }
+  finish<T>(in, out, block, from, to, chunk, work.D + task * kBlock, work.bias + task * kBlock);
+}
+
+// Gradients of B and C at position t of row b: the blocks' shares, added in order.
+template <typename T>
+void add_blocks(const scan::Inputs& in, const scan::Gradients& out, const scan::Workspace& work, int64_t b, int64_t t,
+                int64_t t0) {
+  const FloatTag d;
+  const int64_t blocks = scan::num_blocks(in.channels);
+  const int64_t states = in.states;
+  const float* first = work.BC + (b * blocks * kKept + t - t0) * 2 * states;
+  const int64_t stride = kKept * 2 * states;
+  for (int which = 0; which < 2; ++which) {
+    T* row = static_cast<T*>(which == 0 ? out.B : out.C) + (b * in.length + t) * states;
+    for (int64_t n = 0; n < states; n += kLanes) {
+      const size_t left = static_cast<size_t>(states - n);
+      FloatVec sum = hn::Zero(d);
+      for (int64_t block = 0; block < blocks; ++block) {
+        sum = hn::Add(sum, load_some(d, first + block * stride + which * states + n, left));
+      }
+      store_some(d, sum, row + n, left);
+    }
+  }
+}
+
+// Cotangents of the state into the layout of the kernels; sums start at 0.
+void start_back(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Workspace& work) {
+  const int64_t blocks = scan::num_blocks(in.channels);
+  const int64_t state_floats = in.states * kBlock;
+  std::fill(work.carry, work.BC, 0.0f);
+  for (int64_t task = 0; task < in.batch * blocks; ++task) {
+    const int64_t first = task % blocks * kBlock;
+    const float* rows = cotangents.state + (task / blocks * in.channels + first) * in.states;
+    transpose(rows, in.states, std::min(kBlock, in.channels - first), in.states, work.carry + task * state_floats,
+              kBlock);
+  }
+}
+
+template <typename T>
+void add_batch(const float* sums, int64_t batch, int64_t blocks, int64_t channels, T* out) {
+  for (int64_t c = 0; c < channels; ++c) {
+    float sum = 0.0f;
+    for (int64_t b = 0; b < batch; ++b) {
+      sum += sums[(b * blocks + c / kBlock) * kBlock + c % kBlock];
+    }
+    out[c] = static_cast<T>(sum);
+  }
+}
+
+void end_back(const scan::Inputs& in, const scan::Gradients& out, const scan::Workspace& work) {
+  const int64_t blocks = scan::num_blocks(in.channels);
+  const int64_t state_floats = in.states * kBlock;
+  for (int64_t index = 0; index < blocks; ++index) {
+    const int64_t first = index * kBlock;
+    const int64_t count = std::min(kBlock, in.channels - first);
+    float* sum = work.A + index * state_floats;
+    for (int64_t b = 1; b < in.batch; ++b) {
+      const float* other = work.A + (b * blocks + index) * state_floats;
+      for (int64_t i = 0; i < state_floats; ++i) {
+        sum[i] += other[i];
+      }
+    }
+    transpose(sum, kBlock, in.states, count, out.A + first * in.states, in.states);
+    for (int64_t b = 0; out.initial_state != nullptr && b < in.batch; ++b) {
+      transpose(work.carry + (b * blocks + index) * state_floats, kBlock, in.states, count,
+                out.initial_state + (b * in.channels + first) * in.states, in.states);
+    }
+  }
+  const auto per_channel = [&](const float* sums, cpu::Element element, void* gradient) {
+    if (gradient != nullptr) {
+      cpu::visit(element, [&](auto type) {
+        add_batch(sums, in.batch, blocks, in.channels, static_cast<decltype(type)*>(gradient));
+      });
+    }
+  };
+  per_channel(work.D, in.D.element, out.D);
+  per_channel(work.bias, in.delta_bias.element, out.delta_bias);
+}
+
+void scan_backward(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Gradients& out) {
+  const int64_t blocks = scan::num_blocks(in.channels);
+  const scan::Workspace work = divide(in, out.workspace);
+  start_back(in, cotangents, work);
+  cpu::visit(in.element, [&](auto type) {
+    using T = decltype(type);
+    for (int64_t t0 = scan::num_kept(in.length) * kKept; t0 >= 0; t0 -= kKept) {
+      const int64_t t1 = std::min(t0 + kKept, in.length);
+      parallel_for(in.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; ++task) {
+          chunk_back<T>(in, cotangents, out, work, t0, t1, task / blocks, task % blocks);
+        }
+      });
+      const int64_t count = t1 - t0;
+      const int64_t grain = std::max<int64_t>(1, 65536 / (blocks * in.states));
+      parallel_for(in.batch * count, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          add_blocks<T>(in, out, work, i / count, t0 + i % count, t0);
+        }
+      });
+    }
+  });
+  end_back(in, out, work);
+}
+
+}  // namespace
+}  // namespace mamba::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mamba::ops {
+HWY_EXPORT(scan_backward);
+
+void scan::backward(const Inputs& in, const Cotangents& cotangents, const Gradients& out) {
+  HWY_DYNAMIC_DISPATCH(scan_backward)(in, cotangents, out);
+}
+
+}  // namespace mamba::ops
+#endif
