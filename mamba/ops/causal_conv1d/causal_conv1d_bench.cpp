@@ -2,6 +2,9 @@
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
 
 #include <benchmark/benchmark.h>
+#include <mlx/transforms.h>
+
+#include <vector>
 
 #include "mamba/ops/cpu/test_arrays.h"
 
@@ -36,6 +39,20 @@ void bench_forward(benchmark::State& state, mx::Dtype dtype) {
   report(state, in);
 }
 
+void bench_forward_backward(benchmark::State& state, mx::Dtype dtype) {
+  const CausalConv1dInputs in = inputs(state, false, dtype);
+  const mx::array gy = normal(in.x.shape(), 5, 1.0f, 0.0f, dtype);
+  const auto conv = [&](const std::vector<mx::array>& a) -> std::vector<mx::array> {
+    return {causal_conv1d({.x = a[0], .weight = a[1], .bias = a[2]}, mx::Device::cpu).y};
+  };
+  for (auto _ : state) {
+    auto [y, grads] = mx::vjp(conv, {in.x, in.weight, *in.bias}, {gy});
+    grads.push_back(y[0]);
+    mx::eval(grads);
+  }
+  report(state, in);
+}
+
 void bench_step(benchmark::State& state, mx::Dtype dtype) {
   const CausalConv1dInputs in = inputs(state, true, dtype);
   for (auto _ : state) {
@@ -53,6 +70,11 @@ BENCHMARK_CAPTURE(bench_forward, float32, mx::float32)
     ->MeasureProcessCPUTime()
     ->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(bench_forward, bfloat16, mx::bfloat16)
+    ->Args({1, 2048, 1536, 4})
+    ->UseRealTime()
+    ->MeasureProcessCPUTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(bench_forward_backward, float32, mx::float32)
     ->Args({1, 2048, 1536, 4})
     ->UseRealTime()
     ->MeasureProcessCPUTime()

@@ -63,6 +63,27 @@ const T* row_at(const Inputs& in, int64_t b, int64_t begin, int64_t visible, int
   return static_cast<const T*>(in.initial_state) + (b * (in.taps - 1) + in.taps - 1 + p - begin) * in.channels;
 }
 
+// Channels that one task of the backward pass works on.
+constexpr int64_t kBlock = 64;
+inline int64_t num_blocks(int64_t channels) {
+  return (channels + kBlock - 1) / kBlock;
+}
+
+struct Gradients {
+  cpu::Rows gy;         // cotangent of y
+  const void* gstate;   // (B, K - 1, D), cotangent of the state
+  void* x;              // (B, L, D), T
+  void* weight;         // (D, K)
+  void* bias;           // (D,) or null
+  void* initial_state;  // (B, K - 1, D), T, or null
+  float* shares;        // workspace: (B, num_blocks, K + 1, kBlock), the sums for the weights and the bias
+};
+
+inline int64_t shares_floats(int64_t batch, int64_t channels, int64_t taps) {
+  return batch * num_blocks(channels) * (taps + 1) * kBlock;
+}
+
 void forward(const Inputs& in, const Outputs& out);
+void backward(const Inputs& in, const Gradients& out);
 
 }  // namespace mamba::ops::conv

@@ -18,6 +18,9 @@ struct Layout {
   bool silu = true;
 
   bool has(Slot slot) const { return slots[slot] >= 0; }
+  // Inputs that can be differentiated: all in front of spans and resets.
+  int num_floating() const { return 2 + has(kBias) + has(kInitialState); }
+  int num_inputs() const { return num_floating() + has(kSpans) + has(kResets); }
   bool operator==(const Layout&) const = default;
 };
 
@@ -34,6 +37,27 @@ class CausalConv1d : public mlx::core::Primitive {
   void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
   const char* name() const override { return "CausalConv1d"; }
   bool is_equivalent(const Primitive& other) const override;
+  std::vector<mlx::core::array> vjp(const std::vector<mlx::core::array>& primals,
+                                    const std::vector<mlx::core::array>& cotangents, const std::vector<int>& argnums,
+                                    const std::vector<mlx::core::array>& outputs) override;
+
+ private:
+  Layout layout_;
+};
+
+// Inputs: those of CausalConv1d and the cotangents of y and of the state.
+// Outputs: the gradients of CausalConv1d's floating-point inputs, in their order.
+class CausalConv1dGradient : public mlx::core::Primitive {
+ public:
+  CausalConv1dGradient(const mlx::core::Stream& stream, const Layout& layout) : Primitive(stream), layout_(layout) {}
+
+  void eval_cpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
+  void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
+  const char* name() const override { return "CausalConv1dGradient"; }
+  bool is_equivalent(const Primitive& other) const override;
+  std::vector<mlx::core::array> vjp(const std::vector<mlx::core::array>& primals,
+                                    const std::vector<mlx::core::array>& cotangents, const std::vector<int>& argnums,
+                                    const std::vector<mlx::core::array>& outputs) override;
 
  private:
   Layout layout_;

@@ -1,5 +1,9 @@
 #include "mamba/ops/rms_norm/primitive.h"
 
+#include <mlx/ops.h>
+
+#include <memory>
+
 #include "mamba/base/error.h"
 
 namespace mamba::ops::norm {
@@ -62,6 +66,69 @@ void RmsNorm::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
 bool RmsNorm::is_equivalent(const Primitive& other) const {
   const auto* norm = dynamic_cast<const RmsNorm*>(&other);
   return norm != nullptr && norm->eps_ == eps_;
+}
+
+std::vector<mx::array> RmsNorm::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                                    const std::vector<int>& argnums, const std::vector<mx::array>& outputs) {
+  const mx::array& x = primals[0];
+  std::vector<mx::array> inputs = {outputs.size() == 2 ? outputs[1] : x, primals[1]};
+  inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
+  // x and the residual have the same gradient, and where their dtypes differ one of them is float32.
+  const mx::Dtype dtype = primals.size() == 3 && primals[2].dtype() != x.dtype() ? mx::float32 : x.dtype();
+  const std::vector<mx::array> gradients =
+      mx::array::make_arrays({x.shape(), primals[1].shape()}, {dtype, primals[1].dtype()},
+                             std::make_shared<RmsNormGradient>(stream(), eps_), inputs);
+  std::vector<mx::array> wanted;
+  for (const int i : argnums) {
+    wanted.push_back(mx::astype(gradients[i == 1 ? 1 : 0], primals[static_cast<size_t>(i)].dtype(), stream()));
+  }
+  return wanted;
+}
+
+void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+  const mx::array& x = inputs[0];
+  const auto workspace = [&](int64_t floats) {
+    mx::array memory({static_cast<int>(floats)}, mx::float32, nullptr, {});
+    allocate(memory);
+    encoder.add_temporary(memory);
+    return memory.data<float>();
+  };
+  GradientInputs in{};
+  in.channels = x.shape(-1);
+  in.batch = x.ndim() == 3 ? x.shape(0) : 1;
+  in.length = x.ndim() == 3 ? x.shape(1) : static_cast<int64_t>(x.size()) / in.channels;
+  in.eps = eps_;
+  in.x = rows_of(x, encoder);
+  in.x_element = cpu::element_of(x);
+  in.weight = cpu::numbers_of(row_contiguous(inputs[1], encoder));
+  in.wide_weight = workspace(in.channels);
+  in.gy = rows_of(inputs[2], encoder);
+  in.gy_element = cpu::element_of(inputs[2]);
+  if (inputs.size() == 4) {
+    in.gsum = rows_of(inputs[3], encoder);
+    in.gsum_element = cpu::element_of(inputs[3]);
+  }
+  for (mx::array& out : outputs) {
+    allocate(out);
+  }
+  const Gradients out{outputs[0].data<void>(), cpu::element_of(outputs[0]), outputs[1].data<void>(),
+                      cpu::element_of(outputs[1]), workspace(num_groups(in.batch * in.length) * in.channels)};
+  encoder.dispatch([in, out] { backward(in, out); });
+}
+
+void RmsNormGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
+  throw Error("[rms_norm] this node was made for a CPU stream and cannot run on a GPU");
+}
+
+bool RmsNormGradient::is_equivalent(const Primitive& other) const {
+  const auto* gradient = dynamic_cast<const RmsNormGradient*>(&other);
+  return gradient != nullptr && gradient->eps_ == eps_;
+}
+
+std::vector<mx::array> RmsNormGradient::vjp(const std::vector<mx::array>&, const std::vector<mx::array>&,
+                                            const std::vector<int>&, const std::vector<mx::array>&) {
+  throw Error("[rms_norm] has no second derivative: its gradient cannot be differentiated again");
 }
 
 }  // namespace mamba::ops::norm
