@@ -15,6 +15,10 @@
 #include "mamba/base/error.h"
 #include "mamba/base/file.h"
 
+#ifdef __APPLE__
+extern char** environ;
+#endif
+
 namespace mamba::hub::testing {
 
 class Process {
