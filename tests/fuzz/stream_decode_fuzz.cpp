@@ -43,20 +43,23 @@ void require(bool condition) {
 void check(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, IllFormed ill_formed) {
   StreamDecoder stream(tokenizer, ill_formed);
   std::string all;
+  std::vector<size_t> ends = {0};
   for (int32_t id : ids) {
-    const std::string part = stream.push(id);
-    if (ill_formed == IllFormed::kReplace) {
-      require(well_formed_prefix(part) == part.size());
-    }
-    for (size_t at = 0; at < part.size();) {
-      const Sequence sequence = sequence_at(part, at);
-      require(sequence.form != Form::kCutShort);
-      at += sequence.size;
-    }
-    all += part;
+    all += stream.push(id);
+    ends.push_back(all.size());
   }
   all += stream.finish();
   require(all == (ill_formed == IllFormed::kReplace ? tokenizer.decode_utf8(ids) : tokenizer.decode(ids)));
+  auto end = ends.begin();
+  for (size_t at = 0; at < all.size();) {
+    const Sequence sequence = sequence_at(all, at);
+    require(sequence.form == Form::kCharacter || ill_formed == IllFormed::kKeep);
+    while (end != ends.end() && *end <= at) {
+      ++end;
+    }
+    require(sequence.form != Form::kCharacter || end == ends.end() || *end >= at + sequence.size);
+    at += sequence.size;
+  }
 }
 
 }  // namespace
