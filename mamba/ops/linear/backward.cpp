@@ -1,11 +1,9 @@
 #include <mlx/primitives.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
 #include "mamba/base/error.h"
-#include "mamba/base/threads.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/forward.h"
@@ -29,33 +27,6 @@ const int32_t* spans_data(const std::vector<mx::array>& inputs, bool has_spans, 
   const mx::array spans = row_contiguous(inputs[2], encoder);
   encoder.set_input_array(spans);
   return spans.data<int32_t>();
-}
-
-// The rows as one matrix: in place when they lie at equal distances, else copied to `copy`.
-Matrix as_matrix(const Rows& rows, int64_t columns, float* copy) {
-  const int64_t size = size_of(rows.type);
-  const auto at = [&](int64_t row) { return static_cast<const std::byte*>(rows.rows[static_cast<size_t>(row)]); };
-  const int64_t distance = rows.count() > 1 ? at(1) - at(0) : columns * size;
-  bool equal = distance % size == 0 && distance >= columns * size;
-  for (int64_t row = 1; row < rows.count() && equal; ++row) {
-    equal = at(row) - at(row - 1) == distance;
-  }
-  if (equal) {
-    return {.data = rows.count() > 0 ? at(0) : nullptr, .stride = distance / size, .type = rows.type};
-  }
-  auto* to = reinterpret_cast<std::byte*>(copy);
-  const int64_t bytes = columns * size;
-  parallel_for(rows.count(), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      std::memcpy(to + row * bytes, at(row), static_cast<size_t>(bytes));
-    }
-  });
-  return {.data = copy, .stride = columns, .type = rows.type};
-}
-
-// What as_matrix may need, in whole cache lines.
-int64_t copied_floats(int64_t rows, int64_t columns) {
-  return (rows * columns + 16) / 16 * 16;
 }
 
 class InputGradient : public mx::UnaryPrimitive {
@@ -91,8 +62,7 @@ class InputGradient : public mx::UnaryPrimitive {
     Product& product = job->product;
     product.n = weight.shape(1);
     product.k = weight.shape(0);
-    product.right.matrix = {
-        .data = weight.data<uint8_t>(), .stride = weight.strides()[0], .type = float_type(weight.dtype())};
+    product.right.matrix = matrix_of(weight);
     product.right.by_k = true;
     product.left.rows.type = job->dy.type;
     product.out.type = job->dx.type;

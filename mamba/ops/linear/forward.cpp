@@ -124,7 +124,7 @@ class Linear : public mx::UnaryPrimitive {
     job->k = weight.shape(1);
     job->x = rows_of(x);
     job->y = out_rows_of(out);
-    job->weight = {.data = weight.data<uint8_t>(), .stride = weight.strides()[0], .type = float_type(weight.dtype())};
+    job->weight = matrix_of(weight);
     if (has_bias_) {
       const mx::array bias = row_contiguous(inputs[2], encoder);
       encoder.set_input_array(bias);

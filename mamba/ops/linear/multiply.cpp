@@ -1,7 +1,10 @@
 #include "mamba/ops/linear/multiply.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 
+#include "mamba/base/threads.h"
 #include "mamba/base/warning.h"
 #include "mamba/ops/linear/onednn.h"
 
@@ -10,6 +13,27 @@ namespace mamba::ops::linear_detail {
 int64_t multiply_workspace(int64_t m, int64_t groups, int64_t k, Float left, Float right) {
   const int64_t floats = many_rows_workspace(m, k);
   return prefers_onednn(left, right) ? std::max(floats, onednn_workspace(m, groups, k, left)) : floats;
+}
+
+Matrix as_matrix(const Rows& rows, int64_t columns, float* copy) {
+  const int64_t size = size_of(rows.type);
+  const auto at = [&](int64_t row) { return static_cast<const std::byte*>(rows.rows[static_cast<size_t>(row)]); };
+  const int64_t distance = rows.count() > 1 ? at(1) - at(0) : columns * size;
+  bool equal = distance % size == 0 && distance >= columns * size;
+  for (int64_t row = 1; row < rows.count() && equal; ++row) {
+    equal = at(row) - at(row - 1) == distance;
+  }
+  if (equal) {
+    return {.data = rows.count() > 0 ? at(0) : nullptr, .stride = distance / size, .type = rows.type};
+  }
+  auto* to = reinterpret_cast<std::byte*>(copy);
+  const int64_t bytes = columns * size;
+  parallel_for(rows.count(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      std::memcpy(to + row * bytes, at(row), static_cast<size_t>(bytes));
+    }
+  });
+  return {.data = copy, .stride = columns, .type = rows.type};
 }
 
 void multiply(const Product& product, const std::vector<int64_t>& groups, float* workspace) {

@@ -50,6 +50,10 @@ OutRows out_rows_of(mx::array& a) {
   return {.rows = {rows.begin(), rows.end()}, .type = float_type(a.dtype())};
 }
 
+Matrix matrix_of(const mx::array& a) {
+  return {.data = a.data<uint8_t>(), .stride = a.strides()[0], .type = float_type(a.dtype())};
+}
+
 Span span_of(const int32_t* spans, int64_t index, int64_t length) {
   if (spans == nullptr) {
     return {.begin = 0, .end = length};

@@ -23,6 +23,9 @@ struct SequenceShape {
 Rows rows_of(const mlx::core::array& a);
 OutRows out_rows_of(mlx::core::array& a);
 
+// A matrix (N, K) whose last axis is contiguous.
+Matrix matrix_of(const mlx::core::array& a);
+
 // [begin, end) of the real rows of sequence `index`, counted from that sequence's first row. `spans` (B, 2) row
 // after row, or null: all rows are real.
 struct Span {

@@ -1,0 +1,48 @@
+// linear_cross_entropy: how likely a model's output layer finds given tokens, and the loss made of that, without ever
+// holding the logits (..., N).
+//
+//   x        (..., K)  float32, bfloat16 or float16: the last hidden states
+//   W        (N, K)    float32, bfloat16 or float16: the output projection; N is the vocabulary
+//   targets  (...)     int32, from 0 to N - 1, or ignore_index
+//
+//   log_probability[i] = x_i . W[t_i] - log sum_j exp(x_i . W_j)      (...) float32, in nats; 0 where t_i is ignored
+//   cross_entropy[i]   = -w_i log_probability[i]                      (...) float32
+//
+// Products and sums are in float32. A target outside the vocabulary gives NaN and no gradient. Ignored tokens, and
+// tokens of weight 0, cost nothing; what x holds there, be it NaN, reaches neither results nor gradients.
+//
+// Memory: a block of a few hundred tokens x two thousand logits at a time, whatever N; the backward pass computes the
+// logits again. On CPUs results and gradients are the same for any number of threads, and, except where oneDNN
+// multiplies bfloat16, a token's result depends on nothing but the token, to the last bit.
+//
+// Differentiable in x and W, once.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <optional>
+
+namespace mamba::ops {
+
+struct LinearCrossEntropyOptions {
+  int ignore_index = -100;
+  std::optional<mlx::core::array> weights = {};  // (...), float32: w. Not differentiable.
+};
+
+// Both throw Error when shapes or dtypes do not fit.
+mlx::core::array linear_log_probability(const mlx::core::array& x, const mlx::core::array& weight,
+                                        const mlx::core::array& targets, int ignore_index = -100,
+                                        mlx::core::StreamOrDevice s = {});
+
+// The losses of the tokens; a mean over them is the caller's, who knows what to divide by.
+mlx::core::array linear_cross_entropy(const mlx::core::array& x, const mlx::core::array& weight,
+                                      const mlx::core::array& targets, const LinearCrossEntropyOptions& options = {},
+                                      mlx::core::StreamOrDevice s = {});
+
+// linear_log_probability in plain MLX operations, with all logits in memory: the specification, and the tests' oracle.
+mlx::core::array linear_log_probability_reference(const mlx::core::array& x, const mlx::core::array& weight,
+                                                  const mlx::core::array& targets, int ignore_index = -100,
+                                                  mlx::core::StreamOrDevice s = {});
+
+}  // namespace mamba::ops
