@@ -21,6 +21,15 @@ mlx_mamba convert --model new/model --dtype bfloat16 --out half 2> err
 mlx_mamba generate --model half --prompt "ROMEO:" --temperature 0 --max-tokens 5 > again
 expect_same text again
 
+# From state-spaces' layout, a PyTorch file.
+golden=$MAMBA_SOURCE_DIR/tests/golden/models/state_spaces_padded
+mlx_mamba convert --model "$golden" --out spaces 2> err
+grep -q '"model_type": "mamba"' spaces/config.json || fail "config: $(cat spaces/config.json)"
+for model in "$golden" spaces; do
+  mlx_mamba generate --model "$model" --tokens 3,1,2 --temperature 0 --max-tokens 12 --ignore-eos --json
+done > both
+json both "len(d) == 2 and d[0] == d[1]"
+
 expect_error 2 "is the model itself" convert --model half --out half
 expect_error 2 "is the model itself" convert --model half --out ./new/../half
 : > file

@@ -5,6 +5,11 @@
 tiny_model tiny
 mkdir -p hub/someone
 cp -r tiny hub/someone/tiny
+mkdir -p hub/state-spaces/tiny hub/EleutherAI/gpt-neox-20b
+cp "$MAMBA_SOURCE_DIR"/tests/golden/models/state_spaces_padded/config.json \
+  "$MAMBA_SOURCE_DIR"/tests/golden/models/state_spaces_padded/pytorch_model.bin hub/state-spaces/tiny
+cp -r hub/state-spaces/tiny original
+cp "$MAMBA_SOURCE_DIR"/tests/golden/tokenizer/bytes.json hub/EleutherAI/gpt-neox-20b/tokenizer.json
 mkfifo input
 "$HUB_TEST_SERVER" --root hub < input > endpoint &
 server=$!
@@ -26,6 +31,17 @@ expect_same hub.ids own.ids
 mlx_mamba info --model someone/tiny --json > i 2> err
 json i "d[0]['repository'] == 'someone/tiny' and len(d[0]['commit']) == 40"
 
+# A repository of state-spaces: a PyTorch file that is converted once and kept, and another repository's tokenizer.
+mlx_mamba generate --model state-spaces/tiny --tokens 1,2,3 --temperature 0 --max-tokens 5 --json > hub.json 2> err
+mlx_mamba generate --model original --tokens 1,2,3 --temperature 0 --max-tokens 5 --json > own.json
+cat hub.json own.json > both
+json both "d[0]['tokens'] == d[1]['tokens'] and d[0]['logprobs'] == d[1]['logprobs'] and d[1]['text'] == ''"
+mlx_mamba info --model state-spaces/tiny --json > i 2> err
+json i "d[0]['tokenizer'] and '/converted/' in d[0]['directory'] and d[0]['directory'].startswith('$HOME/.cache/mlx-mamba')"
+json i "any(f['path'].endswith('/model.safetensors') for f in d[0]['files'])"
+MLX_MAMBA_CACHE="$work/other" mlx_mamba info --model state-spaces/tiny --json > i 2> err
+json i "d[0]['directory'].startswith('$work/other/')"
+
 expect_error_last_line() {
   code=0
   mlx_mamba "$@" > out 2> err || code=$?
@@ -39,4 +55,6 @@ exec 9>&-
 wait $server || true
 HF_HUB_OFFLINE=1 mlx_mamba generate --model someone/tiny --tokens 1,2,3 --temperature 0 --max-tokens 5 --ignore-eos > again 2> err
 expect_same again own.ids
+HF_HUB_OFFLINE=1 mlx_mamba generate --model state-spaces/tiny --tokens 1,2,3 --temperature 0 --max-tokens 5 --json > again 2> err
+expect_same again hub.json
 [ ! -s err ] || fail "stderr: $(cat err)"
