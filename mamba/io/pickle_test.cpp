@@ -77,7 +77,8 @@ TEST(Pickle, Collections) {
 }
 
 TEST(Pickle, Tensors) {
-  const Pickle pickle = read_pickle(tensor("K\x02K\x03\x86", "K\x03K\x01\x86") + ".", "m.bin");
+  const std::string bytes = tensor("K\x02K\x03\x86", "K\x03K\x01\x86") + ".";
+  const Pickle pickle = read_pickle(bytes, "m.bin");  // its text points into the bytes
   ASSERT_EQ(pickle.tensors.size(), 1u);
   EXPECT_EQ(pickle.tensors[0].shape, (std::vector<int64_t>{2, 3}));
   EXPECT_EQ(pickle.tensors[0].strides, (std::vector<int64_t>{3, 1}));

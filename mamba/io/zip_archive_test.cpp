@@ -79,6 +79,37 @@ TEST(ZipArchive, NamesThatComeTwice) {
   EXPECT_TRUE(contains(error_of(bytes), "zip entry \"aa\" is there twice"));
 }
 
+// What torch writes beyond 4 GB, with the large numbers replaced by small ones.
+std::string zip64(uint64_t size, uint64_t offset, uint64_t directory_at) {
+  const std::string local = "PK\x03\x04" + little_endian(45, 2) + std::string(8, '\0') + little_endian(0xcbf53a1c, 4) +
+                            little_endian(5, 4) + little_endian(5, 4) + little_endian(1, 2) + little_endian(0, 2) + "a";
+  const std::string extra = little_endian(1, 2) + little_endian(24, 2) + little_endian(size, 8) +
+                            little_endian(size, 8) + little_endian(offset, 8);
+  const std::string central = "PK\x01\x02" + little_endian(45, 2) + little_endian(45, 2) + std::string(8, '\0') +
+                              little_endian(0xcbf53a1c, 4) + std::string(8, '\xff') + little_endian(1, 2) +
+                              little_endian(extra.size(), 2) + std::string(10, '\0') + std::string(4, '\xff') + "a" +
+                              extra;
+  const uint64_t central_at = local.size() + 5;
+  const std::string end64 = "PK\x06\x06" + little_endian(44, 8) + little_endian(45, 2) + little_endian(45, 2) +
+                            std::string(8, '\0') + little_endian(1, 8) + little_endian(1, 8) +
+                            little_endian(central.size(), 8) + little_endian(central_at, 8);
+  const uint64_t end64_at = directory_at == 0 ? central_at + central.size() : directory_at;
+  const std::string locator = "PK\x06\x07" + little_endian(0, 4) + little_endian(end64_at, 8) + little_endian(1, 4);
+  const std::string end = "PK\x05\x06" + std::string(4, '\0') + std::string(12, '\xff') + std::string(2, '\0');
+  return local + "12345" + central + end64 + locator + end;
+}
+
+TEST(ZipArchive, Zip64) {
+  const ZipArchive archive(copy_block(zip64(5, 0, 0)), "m.zip");
+  EXPECT_EQ(archive.data(archive.entries().at(0)).text(), "12345");
+  EXPECT_EQ(archive.read(archive.entries()[0], 5), "12345");
+  EXPECT_TRUE(contains(error_of(zip64(uint64_t{1} << 40, 0, 0)), "does not fit the file"));
+  EXPECT_TRUE(contains(error_of(zip64(UINT64_MAX, 0, 0)), "does not fit the file"));
+  EXPECT_TRUE(contains(error_of(zip64(5, UINT64_MAX - 3, 0)), "where none does"));
+  EXPECT_TRUE(contains(error_of(zip64(5, 0, 1)), "64-bit directory is not where its locator says"));
+  EXPECT_TRUE(contains(error_of(zip64(5, 0, UINT64_MAX)), "64-bit directory is not where its locator says"));
+}
+
 // The claim alone is refused, before anything is inflated.
 TEST(ZipArchive, Bombs) {
   const auto claiming = [](int entries, uint64_t size_of_each) {
