@@ -149,7 +149,7 @@ def forward(model, tokens, dropout=0.0):
 
 
 def check(model, tokens):
-    """The greatest difference from transformers' logits, and from the plain loop's gradients, of this file's forward."""
+    """How far this file is from transformers' logits, and from the plain loop's gradients."""
     was_training = model.training
     model.eval()
     with torch.no_grad():

@@ -62,7 +62,8 @@ def make_tokenizer(text, vocab):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab, special_tokens=[END], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator([text], trainer)
     assert tokenizer.get_vocab_size() == vocab and tokenizer.token_to_id(END) == 0
@@ -342,7 +343,8 @@ def export(arguments):
     )
     (out / "README.md").write_text(
         CARD.format(
-            **{**c, "steps": record["best_step"]}, table=table, loss=loss, bits=bits, prompt=prompt.replace("\n", "\\n"),
+            **{**c, "steps": record["best_step"]}, table=table, loss=loss, bits=bits,
+            prompt=prompt.replace("\n", "\\n"),
             sample=tokenizer.decode(drawn[0]).rstrip(), parameters=record["parameters"], bytes=record["held_out_bytes"],
             megabytes=(out / "model.safetensors").stat().st_size / 1e6, seconds=record["curve"][-1][1],
             train_tokens=record["tokens"][0], held_tokens=record["tokens"][1],
