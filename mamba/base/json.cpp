@@ -53,7 +53,9 @@ Json parse_json(std::string_view text, const std::string& file, int64_t base_off
   }
 }
 
-Json read_json(const std::filesystem::path& path) { return parse_json(read_file(path), path.string()); }
+Json read_json(const std::filesystem::path& path) {
+  return parse_json(read_file(path), path.string());
+}
 
 JsonObject::JsonObject(const Json& value, std::string file, std::string prefix)
     : value_(&value), file_(std::move(file)), prefix_(std::move(prefix)) {
@@ -62,7 +64,9 @@ JsonObject::JsonObject(const Json& value, std::string file, std::string prefix)
   }
 }
 
-void JsonObject::fail(const std::string& message) const { throw ParseError(file_, ParseError::kNoOffset, message); }
+void JsonObject::fail(const std::string& message) const {
+  throw ParseError(file_, ParseError::kNoOffset, message);
+}
 
 std::string JsonObject::name(const std::string& key) const {
   return quote(prefix_.empty() ? key : prefix_ + "." + key);
@@ -73,7 +77,9 @@ const Json* JsonObject::find(const std::string& key) const {
   return it == value_->end() || it->is_null() ? nullptr : &*it;
 }
 
-bool JsonObject::has(const std::string& key) const { return find(key) != nullptr; }
+bool JsonObject::has(const std::string& key) const {
+  return find(key) != nullptr;
+}
 
 const Json& JsonObject::required(const std::string& key) const {
   const Json* value = find(key);

@@ -35,7 +35,8 @@ TEST(Json, DeepNestingAndBadUtf8AreRefused) {
 }
 
 TEST(JsonObject, TypedFieldsWithRanges) {
-  const Json json = parse_json(R"({"n": 768, "f": 768.0, "big": 1e300, "s": "x", "b": true, "null": null, "o": {"k": -1}})", "c");
+  const Json json =
+      parse_json(R"({"n": 768, "f": 768.0, "big": 1e300, "s": "x", "b": true, "null": null, "o": {"k": -1}})", "c");
   const JsonObject object(json, "config.json");
   EXPECT_EQ(object.integer("n", 1, 1000), 768);
   EXPECT_EQ(object.integer("f", 1, 1000), 768);

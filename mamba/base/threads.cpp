@@ -195,9 +195,13 @@ Pool& pool() {
 
 }  // namespace
 
-int num_threads() { return pool().threads(); }
+int num_threads() {
+  return pool().threads();
+}
 
-void set_num_threads(int count) { pool().resize(count); }
+void set_num_threads(int count) {
+  pool().resize(count);
+}
 
 void parallel_for(int64_t count, int64_t grain, RangeFn body) {
   if (count > 0) {
