@@ -202,7 +202,8 @@ Json hugging_face_config(const Config& config, const std::string& torch_dtype) {
       {"layer_norm_epsilon", config.norm_eps},
       {"hidden_act", "silu"},
       {"initializer_range", config.initializer_range},
-      {"rescale_prenorm_residual", config.rescale_prenorm_residual},
+      // Of initialisation alone, which is over: transformers 5 divides the weights it has loaded once more when true.
+      {"rescale_prenorm_residual", false},
       {"time_step_min", config.dt_min},
       {"time_step_max", config.dt_max},
       {"time_step_floor", config.dt_init_floor},

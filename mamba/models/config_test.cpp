@@ -72,6 +72,8 @@ TEST(Config, HuggingFaceRoundTrip) {
   EXPECT_EQ(again.eos_token_ids, (std::vector<int>{0, 3}));
   EXPECT_EQ(again.bos_token_id, 1);
   EXPECT_EQ(hugging_face_config(config, "bfloat16")["torch_dtype"], "bfloat16");
+  config.rescale_prenorm_residual = true;
+  EXPECT_EQ(hugging_face_config(config, "float32")["rescale_prenorm_residual"], false);
 }
 
 TEST(Config, DtRankAuto) {
