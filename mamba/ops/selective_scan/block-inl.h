@@ -8,10 +8,13 @@
 #define MAMBA_OPS_SELECTIVE_SCAN_BLOCK_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
 #include <cstring>
+#include <initializer_list>
+#include <tuple>
 
 #include "mamba/ops/cpu/floats-inl.h"
 #include "mamba/ops/cpu/math-inl.h"
@@ -35,6 +38,8 @@ struct ChannelBlock {
   float* bias;  // (kBlock), of delta
 
   static int64_t floats(int64_t states) { return (states + 2) * scan::kBlock; }
+
+  ChannelBlock() = default;
 
   // `memory` has floats(N) of them.
   ChannelBlock(const scan::Inputs& in, int64_t b, int64_t block, float* memory)
@@ -81,6 +86,25 @@ struct ChannelBlock {
 
   bool resets_at(const scan::Inputs& in, int64_t t) const {
     return in.resets != nullptr && in.resets[batch * in.length + t] != 0;
+  }
+};
+
+// The block that is worked on next, so that its rows can be fetched while there is still something to compute.
+struct Next {
+  const ChannelBlock* block = nullptr;
+  int64_t distance = 0;  // in positions, from the tile that is being worked on
+
+  template <typename T>
+  HWY_INLINE void prefetch(std::initializer_list<const cpu::Rows*> arrays, int64_t t) const {
+    if (block != nullptr && t + distance < block->end) {
+      for (const cpu::Rows* rows : arrays) {
+        if (rows->data != nullptr) {
+          const T* row = rows->row<T>(block->batch, t + distance) + block->first;
+          hwy::Prefetch(row);
+          hwy::Prefetch(row + block->count - 1);
+        }
+      }
+    }
   }
 };
 

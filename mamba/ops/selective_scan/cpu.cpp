@@ -1,9 +1,11 @@
-// The forward scan on a CPU. A task is one row of the batch and one block of channels, and walks through time. A vector
-// lane is a channel, so the recurrence needs no communication between lanes: B and C are broadcast, and A and the state
-// lie transposed in the thread's scratch memory, which stays in the first-level cache. Time is cut into tiles; for each
-// tile one pass prepares dt and dt * u, one runs the recurrence, one applies the gate. That keeps the inner loop to the
-// exponential and two fused multiply-adds per state, about 25 instructions, and lets the long dependency chains of
-// softplus and silu overlap across positions.
+// The forward scan on a CPU. A task is one row of the batch and some neighbouring blocks of channels, which walk
+// through time together: one tile of time for each block, then the next tile. (A block alone would touch a new page of
+// every array at every position; together they use what the page tables and the prefetcher have at hand.) A vector lane
+// is a channel, so the recurrence needs no communication between lanes: B and C are broadcast, and A and the state lie
+// transposed in the thread's scratch memory, near enough to stay in cache. For each tile one pass prepares dt and dt *
+// u, one runs the recurrence, one applies the gate. That keeps the inner loop to the exponential and two fused
+// multiply-adds per state, about 25 instructions, and lets the long dependency chains of softplus and silu overlap
+// across positions.
 //
 // Every lane does the same arithmetic in the same order wherever tiles, blocks and vectors begin, so results do not
 // depend on any of them.
@@ -29,6 +31,7 @@ using scan::kBlock;
 using scan::kKept;
 
 constexpr int64_t kTile = 32;
+constexpr int64_t kMaxGroup = 16;
 static_assert(kKept % kTile == 0, "kept states lie at the start of a tile");
 
 struct Tile {
@@ -79,11 +82,16 @@ HWY_INLINE FloatVec update(FloatTag d, int64_t states, FloatVec dt, FloatVec dtu
   return y;
 }
 
-void recur(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, const Tile& tile, float* h) {
+template <typename T>
+void recur(const scan::Inputs& in, const ChannelBlock& block, const Next& next, int64_t from, int64_t to,
+           const Tile& tile, float* h) {
   const FloatTag d;
   const int64_t states = in.states;
   for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
     for (int64_t t = from; t < to; ++t) {
+      if (c == 0) {
+        next.prefetch<T>({&in.delta, &in.u, &in.z}, t);
+      }
       if (block.resets_at(in, t)) {
         for (int64_t n = 0; n < states; ++n) {
           hn::Store(hn::Zero(d), d, h + n * kBlock + c);
@@ -114,44 +122,67 @@ void finish(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int
   }
 }
 
+// Positions [t0, t1) of one block; `h` is its state.
 template <typename T>
-void scan_block(const scan::Inputs& in, const scan::Outputs& out, int64_t b, int64_t index) {
-  const int64_t states = in.states;
-  const size_t state_floats = static_cast<size_t>(states * kBlock);
-  float* h = cpu::scratch(state_floats + static_cast<size_t>(ChannelBlock::floats(states) + Tile::floats(states)));
-  const ChannelBlock block(in, b, index, h + state_floats);
-  const Tile tile(states, h + state_floats + ChannelBlock::floats(states));
+void scan_tile(const scan::Inputs& in, const scan::Outputs& out, const ChannelBlock& block, const Next& next,
+               int64_t t0, int64_t t1, const Tile& tile, float* h) {
   T* y = static_cast<T*>(out.y);
-  block.load_initial_state(in, h);
-  for (int64_t t0 = 0; t0 < in.length; t0 += kTile) {
-    if (t0 > 0 && t0 % kKept == 0) {
-      std::memcpy(out.kept + block.kept_offset(in, t0 / kKept - 1), h, state_floats * sizeof(float));
-    }
-    const int64_t t1 = std::min(t0 + kTile, in.length);
-    const int64_t from = std::clamp(block.begin, t0, t1);
-    const int64_t to = std::clamp(block.end, from, t1);
-    for (int64_t t = t0; t < t1; ++t) {
-      if (t < from || t >= to) {
-        std::fill_n(y + (b * in.length + t) * in.channels + block.first, block.count, T(0.0f));
-      }
-    }
-    if (from < to) {
-      prepare<T>(in, block, from, to, tile);
-      recur(in, block, from, to, tile, h);
-      finish<T>(in, block, from, to, tile, y);
+  if (t0 > 0 && t0 % kKept == 0) {
+    const size_t bytes = static_cast<size_t>(in.states * kBlock) * sizeof(float);
+    std::memcpy(out.kept + block.kept_offset(in, t0 / kKept - 1), h, bytes);
+  }
+  const int64_t from = std::clamp(block.begin, t0, t1);
+  const int64_t to = std::clamp(block.end, from, t1);
+  for (int64_t t = t0; t < t1; ++t) {
+    if (t < from || t >= to) {
+      std::fill_n(y + (block.batch * in.length + t) * in.channels + block.first, block.count, T(0.0f));
     }
   }
-  transpose(h, kBlock, states, block.count, out.state + (b * in.channels + block.first) * states, states);
+  if (from < to) {
+    prepare<T>(in, block, from, to, tile);
+    recur<T>(in, block, next, from, to, tile, h);
+    finish<T>(in, block, from, to, tile, y);
+  }
+}
+
+// `count` neighbouring blocks of row b.
+template <typename T>
+void scan_group(const scan::Inputs& in, const scan::Outputs& out, int64_t b, int64_t first, int64_t count) {
+  const int64_t states = in.states;
+  const int64_t block_floats = states * kBlock + ChannelBlock::floats(states);
+  float* memory = cpu::scratch(static_cast<size_t>(count * block_floats + Tile::floats(states)));
+  const Tile tile(states, memory + count * block_floats);
+  const auto state = [&](int64_t i) { return memory + i * block_floats; };
+  ChannelBlock blocks[kMaxGroup];
+  for (int64_t i = 0; i < count; ++i) {
+    blocks[i] = ChannelBlock(in, b, first + i, state(i) + states * kBlock);
+    blocks[i].load_initial_state(in, state(i));
+  }
+  for (int64_t t0 = 0; t0 < in.length; t0 += kTile) {
+    for (int64_t i = 0; i < count; ++i) {
+      const Next next = i + 1 < count ? Next{&blocks[i + 1], 0} : Next{&blocks[0], kTile};
+      scan_tile<T>(in, out, blocks[i], next, t0, std::min(t0 + kTile, in.length), tile, state(i));
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    transpose(state(i), kBlock, states, blocks[i].count, out.state + (b * in.channels + blocks[i].first) * states,
+              states);
+  }
 }
 
 void forward(const scan::Inputs& in, const scan::Outputs& out) {
   const int64_t blocks = scan::num_blocks(in.channels);
-  // A range is worth handing to another thread from about 5 us of work on.
-  const int64_t grain = std::max<int64_t>(1, 8192 / ((in.length + 1) * in.states * kBlock));
+  // A range is worth handing to another thread from about 5 us of work on, and a few ranges per thread even out.
+  const int64_t block_updates = (in.length + 1) * in.states * kBlock;
+  const int64_t even = in.batch * blocks / (4 * num_threads());
+  const int64_t group = std::clamp<int64_t>(std::max(8192 / block_updates, even), 1, std::min(kMaxGroup, blocks));
+  const int64_t groups = (blocks + group - 1) / group;
+  const int64_t grain = std::max<int64_t>(1, 8192 / (group * block_updates));
   cpu::visit(in.element, [&](auto type) {
-    parallel_for(in.batch * blocks, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(in.batch * groups, grain, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        scan_block<decltype(type)>(in, out, task / blocks, task % blocks);
+        const int64_t first = task % groups * group;
+        scan_group<decltype(type)>(in, out, task / groups, first, std::min(group, blocks - first));
       }
     });
   });

@@ -24,6 +24,7 @@
 
 #include "mamba/base/threads.h"
 #include "mamba/ops/selective_scan/block-inl.h"
+#include "mamba/ops/selective_scan/chunk-inl.h"
 #include "mamba/ops/selective_scan/kernel.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -33,44 +34,7 @@ namespace {
 using scan::kBlock;
 using scan::kKept;
 
-constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
-// Channels whose states are recomputed together. Two vectors share the work of adding up B's and C's gradients.
-constexpr int64_t kGroup = std::max<int64_t>(16, std::min<int64_t>(2 * kLanes, kBlock));
-constexpr int64_t kVectors = kGroup / kLanes;
 constexpr float kLn2 = 0.69314718055994531f;
-
-// One chunk of one block of channels: (kKept, kBlock) each unless said otherwise.
-struct Chunk {
-  float* dt;
-  float* dtu;    // dt * u
-  float* slope;  // of softplus
-  float* gy;     // cotangent of the sum over the states: behind the gate
-  float* gate;   // cotangent of z, less the factor y
-  float* y;
-  float* gdt;     // sum_n lambda a A h
-  float* gbu;     // sum_n lambda B
-  float* B;       // (kKept, N)
-  float* C;       // (kKept, N)
-  float* decay;   // (kKept, N, kGroup)
-  float* h;       // (kKept + 1, N, kGroup): h[i] is the state before the chunk's position i
-  float* shares;  // (2 N, kLanes)
-
-  static int64_t floats(int64_t states) {
-    return kKept * (8 * kBlock + 2 * states) + (2 * kKept + 1) * states * kGroup + 2 * states * kLanes;
-  }
-
-  Chunk(int64_t states, float* memory) {
-    for (float** rows : {&dt, &dtu, &slope, &gy, &gate, &y, &gdt, &gbu}) {
-      *rows = memory;
-      memory += kKept * kBlock;
-    }
-    decay = memory;
-    h = decay + kKept * states * kGroup;
-    shares = h + (kKept + 1) * states * kGroup;
-    B = shares + 2 * states * kLanes;
-    C = B + kKept * states;
-  }
-};
 
 scan::Workspace divide(const scan::Inputs& in, float* memory) {
   const int64_t blocks = in.batch * scan::num_blocks(in.channels);
@@ -82,82 +46,6 @@ scan::Workspace divide(const scan::Inputs& in, float* memory) {
   work.bias = work.D + blocks * kBlock;
   work.BC = work.bias + blocks * kBlock;
   return work;
-}
-
-template <typename T>
-void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block, int64_t from, int64_t to,
-             const Chunk& chunk) {
-  const FloatTag d;
-  const FloatVec one = hn::Set(d, 1.0f);
-  if (block.count % kGroup != 0) {
-    std::fill_n(chunk.dt, 8 * kKept * kBlock, 0.0f);  // the last group's vectors without channels
-  }
-  widen_rows<T>(in.B, block.batch, from, to, in.states, chunk.B);
-  widen_rows<T>(in.C, block.batch, from, to, in.states, chunk.C);
-  for (int64_t t = from; t < to; ++t) {
-    const T* delta = in.delta.row<T>(block.batch, t) + block.first;
-    const T* u = in.u.row<T>(block.batch, t) + block.first;
-    const T* z = in.z.data == nullptr ? nullptr : in.z.row<T>(block.batch, t) + block.first;
-    const T* gy_row = cotangent.row<T>(block.batch, t) + block.first;
-    for (int64_t c = 0; c < block.count; c += kLanes) {
-      const int64_t at = (t - from) * kBlock + c;
-      const size_t left = block.lanes_at(c);
-      FloatVec dt = hn::Add(load_some(d, delta + c, left), hn::Load(d, block.bias + c));
-      FloatVec slope = one;
-      if (in.softplus) {
-        slope = sigmoid(d, dt);
-        dt = softplus(d, dt);
-      }
-      const FloatVec uv = load_some(d, u + c, left);
-      hn::Store(dt, d, chunk.dt + at);
-      hn::Store(slope, d, chunk.slope + at);
-      hn::Store(hn::Mul(dt, uv), d, chunk.dtu + at);
-      hn::Store(hn::Mul(hn::Load(d, block.D + c), uv), d, chunk.y + at);
-      FloatVec gy = load_some(d, gy_row + c, left);
-      if (z != nullptr) {
-        const FloatVec zv = load_some(d, z + c, left);
-        const FloatVec s = sigmoid(d, zv);
-        // silu'(z) = s (1 + z (1 - s))
-        hn::Store(hn::Mul(gy, hn::Mul(s, hn::MulAdd(zv, hn::Sub(one, s), one))), d, chunk.gate + at);
-        gy = hn::Mul(gy, hn::Mul(zv, s));
-      }
-      hn::Store(gy, d, chunk.gy + at);
-    }
-  }
-}
-
-// The group at channel c: a and h for positions [from, to), and y. chunk.h holds the state before `from` already.
-void recompute(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, int64_t c,
-               const Chunk& chunk) {
-  const FloatTag d;
-  const int64_t states = in.states;
-  for (int64_t i = 0; i < to - from; ++i) {
-    const bool reset = block.resets_at(in, from + i);
-    const float* B = chunk.B + i * states;
-    const float* C = chunk.C + i * states;
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const int64_t at = i * kBlock + c + v * kLanes;
-      const FloatVec dt = hn::Load(d, chunk.dt + at);
-      const FloatVec dtu = hn::Load(d, chunk.dtu + at);
-      FloatVec y = hn::Load(d, chunk.y + at);
-      const float* A = block.A + c + v * kLanes;
-      float* decays = chunk.decay + i * states * kGroup + v * kLanes;
-      const float* before = chunk.h + i * states * kGroup + v * kLanes;
-      float* after = chunk.h + (i + 1) * states * kGroup + v * kLanes;
-      for (int64_t n = 0; n < states; ++n) {
-        FloatVec next = hn::Mul(dtu, hn::Set(d, B[n]));
-        FloatVec decay = hn::Zero(d);
-        if (HWY_LIKELY(!reset)) {
-          decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * kBlock)));
-          next = hn::MulAdd(decay, hn::Load(d, before + n * kGroup), next);
-        }
-        hn::Store(decay, d, decays + n * kGroup);
-        hn::Store(next, d, after + n * kGroup);
-        y = hn::MulAdd(next, hn::Set(d, C[n]), y);
-      }
-      hn::Store(y, d, chunk.y + at);
-    }
-  }
 }
 
 // shares (2 N, kLanes) summed over lanes and added to sums (2 N).
@@ -287,7 +175,7 @@ void clear_rows(const scan::Inputs& in, const scan::Gradients& out, const Channe
 // Positions [t0, t1) of one block.
 template <typename T>
 void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Gradients& out,
-                const scan::Workspace& work, int64_t t0, int64_t t1, int64_t b, int64_t index) {
+                const scan::Workspace& work, int64_t t0, int64_t t1, int64_t b, int64_t index, bool neighbour_follows) {
   const int64_t states = in.states;
   const int64_t state_floats = states * kBlock;
   float* memory =
@@ -295,6 +183,10 @@ void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, cons
   float* start = memory;
   const ChannelBlock block(in, b, index, start + state_floats);
   const Chunk chunk(states, start + state_floats + ChannelBlock::floats(states));
+  ChannelBlock neighbour = block;  // only where it lies is used
+  neighbour.first += kBlock;
+  neighbour.count = std::min(kBlock, in.channels - neighbour.first);
+  const Next next{neighbour_follows && neighbour.count > 0 ? &neighbour : nullptr, 0};
   const int64_t task = b * scan::num_blocks(in.channels) + index;
   const int64_t from = std::clamp(block.begin, t0, t1);
   const int64_t to = std::clamp(block.end, from, t1);
@@ -316,7 +208,7 @@ void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, cons
     for (int64_t n = 0; n < states; ++n) {
       std::copy_n(start + n * kBlock + c, kGroup, chunk.h + n * kGroup);
     }
-    recompute(in, block, from, to, c, chunk);
+    recompute<T>(in, cotangents.y, block, next, from, to, c, chunk);
     walk_back(in, block, to - from, c, chunk, work.carry + task * state_floats, work.A + task * state_floats,
               BC + (from - t0) * 2 * states);
   }
@@ -407,9 +299,11 @@ void scan_backward(const scan::Inputs& in, const scan::Cotangents& cotangents, c
     using T = decltype(type);
     for (int64_t t0 = scan::num_kept(in.length) * kKept; t0 >= 0; t0 -= kKept) {
       const int64_t t1 = std::min(t0 + kKept, in.length);
-      parallel_for(in.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+      // Neighbouring blocks share pages, and the next one's rows are fetched in time.
+      const int64_t together = std::clamp<int64_t>(in.batch * blocks / (4 * num_threads()), 1, 8);
+      parallel_for(in.batch * blocks, together, [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; ++task) {
-          chunk_back<T>(in, cotangents, out, work, t0, t1, task / blocks, task % blocks);
+          chunk_back<T>(in, cotangents, out, work, t0, t1, task / blocks, task % blocks, task + 1 < end);
         }
       });
       const int64_t count = t1 - t0;

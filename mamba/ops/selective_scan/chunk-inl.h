@@ -1,0 +1,144 @@
+// What the backward scan knows of one chunk of time before it walks through it from behind. Highway per-target header.
+
+#if defined(MAMBA_OPS_SELECTIVE_SCAN_CHUNK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MAMBA_OPS_SELECTIVE_SCAN_CHUNK_INL_H_
+#undef MAMBA_OPS_SELECTIVE_SCAN_CHUNK_INL_H_
+#else
+#define MAMBA_OPS_SELECTIVE_SCAN_CHUNK_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+
+#include "mamba/ops/cpu/floats-inl.h"
+#include "mamba/ops/cpu/math-inl.h"
+#include "mamba/ops/selective_scan/block-inl.h"
+#include "mamba/ops/selective_scan/kernel.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mamba::ops::HWY_NAMESPACE {
+
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
+// Channels whose states are recomputed together. Two vectors share the work of adding up B's and C's gradients.
+constexpr int64_t kGroup = std::max<int64_t>(16, std::min<int64_t>(2 * kLanes, scan::kBlock));
+constexpr int64_t kVectors = kGroup / kLanes;
+
+// One chunk of one block of channels: (scan::kKept, scan::kBlock) each unless said otherwise.
+struct Chunk {
+  float* dt;
+  float* dtu;    // dt * u
+  float* slope;  // of softplus
+  float* gy;     // cotangent of the sum over the states: behind the gate
+  float* gate;   // cotangent of z, less the factor y
+  float* y;
+  float* gdt;     // sum_n lambda a A h
+  float* gbu;     // sum_n lambda B
+  float* B;       // (scan::kKept, N)
+  float* C;       // (scan::kKept, N)
+  float* decay;   // (scan::kKept, N, kGroup)
+  float* h;       // (scan::kKept + 1, N, kGroup): h[i] is the state before the chunk's position i
+  float* shares;  // (2 N, kLanes)
+
+  static int64_t floats(int64_t states) {
+    return scan::kKept * (8 * scan::kBlock + 2 * states) + (2 * scan::kKept + 1) * states * kGroup +
+           2 * states * kLanes;
+  }
+
+  Chunk(int64_t states, float* memory) {
+    for (float** rows : {&dt, &dtu, &slope, &gy, &gate, &y, &gdt, &gbu}) {
+      *rows = memory;
+      memory += scan::kKept * scan::kBlock;
+    }
+    decay = memory;
+    h = decay + scan::kKept * states * kGroup;
+    shares = h + (scan::kKept + 1) * states * kGroup;
+    B = shares + 2 * states * kLanes;
+    C = B + scan::kKept * states;
+  }
+};
+
+template <typename T>
+HWY_INLINE void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block, int64_t from,
+                        int64_t to, const Chunk& chunk) {
+  const FloatTag d;
+  const FloatVec one = hn::Set(d, 1.0f);
+  if (block.count % kGroup != 0) {
+    std::fill_n(chunk.dt, 8 * scan::kKept * scan::kBlock, 0.0f);  // the last group's vectors without channels
+  }
+  widen_rows<T>(in.B, block.batch, from, to, in.states, chunk.B);
+  widen_rows<T>(in.C, block.batch, from, to, in.states, chunk.C);
+  for (int64_t t = from; t < to; ++t) {
+    const T* delta = in.delta.row<T>(block.batch, t) + block.first;
+    const T* u = in.u.row<T>(block.batch, t) + block.first;
+    const T* z = in.z.data == nullptr ? nullptr : in.z.row<T>(block.batch, t) + block.first;
+    const T* gy_row = cotangent.row<T>(block.batch, t) + block.first;
+    for (int64_t c = 0; c < block.count; c += kLanes) {
+      const int64_t at = (t - from) * scan::kBlock + c;
+      const size_t left = block.lanes_at(c);
+      FloatVec dt = hn::Add(load_some(d, delta + c, left), hn::Load(d, block.bias + c));
+      FloatVec slope = one;
+      if (in.softplus) {
+        slope = sigmoid(d, dt);
+        dt = softplus(d, dt);
+      }
+      const FloatVec uv = load_some(d, u + c, left);
+      hn::Store(dt, d, chunk.dt + at);
+      hn::Store(slope, d, chunk.slope + at);
+      hn::Store(hn::Mul(dt, uv), d, chunk.dtu + at);
+      hn::Store(hn::Mul(hn::Load(d, block.D + c), uv), d, chunk.y + at);
+      FloatVec gy = load_some(d, gy_row + c, left);
+      if (z != nullptr) {
+        const FloatVec zv = load_some(d, z + c, left);
+        const FloatVec s = sigmoid(d, zv);
+        // silu'(z) = s (1 + z (1 - s))
+        hn::Store(hn::Mul(gy, hn::Mul(s, hn::MulAdd(zv, hn::Sub(one, s), one))), d, chunk.gate + at);
+        gy = hn::Mul(gy, hn::Mul(zv, s));
+      }
+      hn::Store(gy, d, chunk.gy + at);
+    }
+  }
+}
+
+// The group at channel c: a and h for positions [from, to), and y. chunk.h holds the state before `from` already.
+template <typename T>
+HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block,
+                          const Next& next, int64_t from, int64_t to, int64_t c, const Chunk& chunk) {
+  const FloatTag d;
+  const int64_t states = in.states;
+  for (int64_t i = 0; i < to - from; ++i) {
+    const bool reset = block.resets_at(in, from + i);
+    if (c == 0) {
+      next.prefetch<T>({&in.delta, &in.u, &in.z, &cotangent}, from + i);
+    }
+    const float* B = chunk.B + i * states;
+    const float* C = chunk.C + i * states;
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t at = i * scan::kBlock + c + v * kLanes;
+      const FloatVec dt = hn::Load(d, chunk.dt + at);
+      const FloatVec dtu = hn::Load(d, chunk.dtu + at);
+      FloatVec y = hn::Load(d, chunk.y + at);
+      const float* A = block.A + c + v * kLanes;
+      float* decays = chunk.decay + i * states * kGroup + v * kLanes;
+      const float* before = chunk.h + i * states * kGroup + v * kLanes;
+      float* after = chunk.h + (i + 1) * states * kGroup + v * kLanes;
+      for (int64_t n = 0; n < states; ++n) {
+        FloatVec state = hn::Mul(dtu, hn::Set(d, B[n]));
+        FloatVec decay = hn::Zero(d);
+        if (HWY_LIKELY(!reset)) {
+          decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * scan::kBlock)));
+          state = hn::MulAdd(decay, hn::Load(d, before + n * kGroup), state);
+        }
+        hn::Store(decay, d, decays + n * kGroup);
+        hn::Store(state, d, after + n * kGroup);
+        y = hn::MulAdd(state, hn::Set(d, C[n]), y);
+      }
+      hn::Store(y, d, chunk.y + at);
+    }
+  }
+}
+
+}  // namespace mamba::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // MAMBA_OPS_SELECTIVE_SCAN_CHUNK_INL_H_
