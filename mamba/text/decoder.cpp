@@ -212,10 +212,10 @@ std::string Decoder::Stream::push(std::string_view token) {
     text = decoder_->apply_to_token(decoder_->steps_[i], std::move(text), first, limit);
     check_growth(text.size(), limit);
   }
-  return to_strip_ == 0 ? text : strip_start(std::move(text));
+  return to_strip_ == 0 ? text : strip_start(text);
 }
 
-std::string Decoder::Stream::strip_start(std::string text) {
+std::string Decoder::Stream::strip_start(std::string_view text) {
   const std::string& content = decoder_->strip_content_;
   start_ += text;
   while (to_strip_ > 0) {

@@ -29,7 +29,7 @@ class Decoder {
     std::string finish();
 
    private:
-    std::string strip_start(std::string text);
+    std::string strip_start(std::string_view text);
 
     const Decoder* decoder_;
     bool first_ = true;

@@ -269,6 +269,7 @@ TEST(Tokenizer, ManyThreadsMayUseOne) {
     expected.push_back(tokenizer.encode(texts.back()));
   }
   std::vector<std::thread> threads;
+  threads.reserve(4);
   std::atomic<int> wrong = 0;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
