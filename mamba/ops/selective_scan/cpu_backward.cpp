@@ -92,6 +92,9 @@ void walk_back(const scan::Inputs& in, const ChannelBlock& block, int64_t count,
     const float* HWY_RESTRICT before = chunk.h + i * states * kGroup;
     const float* HWY_RESTRICT after = before + states * kGroup;
     const float* HWY_RESTRICT A = block.A + c;
+    const float* HWY_RESTRICT gy_row = chunk.gy + at;
+    const float* HWY_RESTRICT dt = chunk.dt + at;
+    const float* HWY_RESTRICT dtu = chunk.dtu + at;
     float* HWY_RESTRICT shares = chunk.shares;
     FloatVec gdt[kVectors];
     FloatVec gbu[kVectors];
@@ -108,15 +111,15 @@ void walk_back(const scan::Inputs& in, const ChannelBlock& block, int64_t count,
         const int64_t lane = v * kLanes;
         const int64_t state = n * kBlock + c + lane;
         const int64_t local = n * kGroup + lane;
-        const FloatVec gy = hn::Load(d, chunk.gy + at + lane);
+        const FloatVec gy = hn::Load(d, gy_row + lane);
         const FloatVec lambda = hn::MulAdd(gy, Cn, hn::Load(d, carry + state));
         gC = hn::MulAdd(gy, hn::Load(d, after + local), gC);
-        gB = hn::MulAdd(lambda, hn::Load(d, chunk.dtu + at + lane), gB);
+        gB = hn::MulAdd(lambda, hn::Load(d, dtu + lane), gB);
         gbu[v] = hn::MulAdd(lambda, Bn, gbu[v]);
         const FloatVec back = hn::Mul(lambda, hn::Load(d, decays + local));
         const FloatVec through = hn::Mul(back, hn::Load(d, before + local));
         gdt[v] = hn::MulAdd(through, hn::Load(d, A + n * kBlock + lane), gdt[v]);
-        hn::Store(hn::MulAdd(through, hn::Load(d, chunk.dt + at + lane), hn::Load(d, gA + state)), d, gA + state);
+        hn::Store(hn::MulAdd(through, hn::Load(d, dt + lane), hn::Load(d, gA + state)), d, gA + state);
         hn::Store(back, d, carry + state);
       }
       hn::Store(gB, d, shares + n * kLanes);
