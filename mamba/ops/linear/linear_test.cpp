@@ -14,9 +14,10 @@
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
-#include <hwy/targets.h>
-
 #include "mamba/ops/linear/onednn.h"
+#include "mamba/ops/linear/targets.h"
+//
+#include <hwy/targets.h>
 #endif
 
 namespace mamba::ops {

@@ -16,9 +16,10 @@
 #include "mamba/base/memory.h"
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
-#include <hwy/targets.h>
-
 #include "mamba/ops/linear/onednn.h"
+#include "mamba/ops/linear/targets.h"
+//
+#include <hwy/targets.h>
 #endif
 
 namespace mamba::ops {
