@@ -89,16 +89,6 @@ void allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
 }
 
-std::string shown(const mx::Shape& shape) {
-  return fmt::format("({}{})", fmt::join(shape.begin(), shape.end(), ", "), shape.size() == 1 ? "," : "");
-}
-
-std::string shown(mx::Dtype dtype) {
-  std::ostringstream text;
-  text << dtype;
-  return text.str();
-}
-
 void check_shape(const char* op, const char* name, const mx::array& a, std::initializer_list<int> expected) {
   bool same = a.ndim() == expected.size();
   size_t axis = 0;
@@ -110,9 +100,22 @@ void check_shape(const char* op, const char* name, const mx::array& a, std::init
 
 void check_float(const char* op, const char* name, const mx::array& a) {
   const bool known = a.dtype() == mx::float32 || a.dtype() == mx::bfloat16 || a.dtype() == mx::float16;
-  std::ostringstream dtype;
-  dtype << a.dtype();
-  check(known, "[{}] {} must be float32, bfloat16 or float16 but is {}", op, name, dtype.str());
+  check(known, "[{}] {} must be float32, bfloat16 or float16 but is {}", op, name, shown(a.dtype()));
 }
 
 }  // namespace mamba::ops
+
+fmt::format_context::iterator fmt::formatter<mamba::ops::ShownShape>::format(const mamba::ops::ShownShape& shown,
+                                                                             fmt::format_context& context) const {
+  const auto& shape = shown.shape;
+  const std::string text =
+      fmt::format("({}{})", fmt::join(shape.begin(), shape.end(), ", "), shape.size() == 1 ? "," : "");
+  return fmt::formatter<std::string_view>::format(text, context);
+}
+
+fmt::format_context::iterator fmt::formatter<mamba::ops::ShownDtype>::format(const mamba::ops::ShownDtype& shown,
+                                                                             fmt::format_context& context) const {
+  std::ostringstream text;
+  text << shown.dtype;
+  return fmt::formatter<std::string_view>::format(text.str(), context);
+}

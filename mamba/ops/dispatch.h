@@ -1,13 +1,14 @@
 // Which implementation an op takes, and how a CPU kernel sees its arrays.
 #pragma once
 
+#include <fmt/format.h>
 #include <mlx/array.h>
 #include <mlx/backend/cpu/encoder.h>
 #include <mlx/stream.h>
 #include <mlx/utils.h>
 
 #include <initializer_list>
-#include <string>
+#include <string_view>
 
 namespace mamba::ops {
 
@@ -28,11 +29,20 @@ mlx::core::array row_contiguous(const mlx::core::array& in, mlx::core::cpu::Comm
 // For eval_cpu: allocates `out` row-contiguous.
 void allocate(mlx::core::array& out);
 
-// "(1536, 16)"
-std::string shown(const mlx::core::Shape& shape);
-
-// "float32"
-std::string shown(mlx::core::Dtype dtype);
+// For messages: "(1536, 16)" and "float32" to fmt. Nothing is formatted before fmt asks, so a check that holds costs
+// nothing. Refers to its argument.
+struct ShownShape {
+  const mlx::core::Shape& shape;
+};
+struct ShownDtype {
+  mlx::core::Dtype dtype;
+};
+inline ShownShape shown(const mlx::core::Shape& shape) {
+  return {shape};
+}
+inline ShownDtype shown(mlx::core::Dtype dtype) {
+  return {dtype};
+}
 
 // Throws Error "[op] name must be <expected> but got <shape>" unless the shapes agree; -1 in `expected` is any size.
 void check_shape(const char* op, const char* name, const mlx::core::array& a, std::initializer_list<int> expected);
@@ -41,3 +51,13 @@ void check_shape(const char* op, const char* name, const mlx::core::array& a, st
 void check_float(const char* op, const char* name, const mlx::core::array& a);
 
 }  // namespace mamba::ops
+
+template <>
+struct fmt::formatter<mamba::ops::ShownShape> : fmt::formatter<std::string_view> {
+  fmt::format_context::iterator format(const mamba::ops::ShownShape& shown, fmt::format_context& context) const;
+};
+
+template <>
+struct fmt::formatter<mamba::ops::ShownDtype> : fmt::formatter<std::string_view> {
+  fmt::format_context::iterator format(const mamba::ops::ShownDtype& shown, fmt::format_context& context) const;
+};

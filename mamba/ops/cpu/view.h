@@ -62,8 +62,8 @@ struct Numbers {
   const void* data = nullptr;
   Element element = Element::kFloat32;
 
-  float operator[](int64_t i) const {
-    return visit(element, [&](auto type) { return static_cast<float>(static_cast<const decltype(type)*>(data)[i]); });
+  Numbers from(int64_t i) const {
+    return {static_cast<const char*>(data) + i * (element == Element::kFloat32 ? 4 : 2), element};
   }
 };
 

@@ -59,10 +59,15 @@ struct ChannelBlock {
     for (int64_t i = 0; i < in.states * scan::kBlock; i += static_cast<int64_t>(hn::Lanes(d))) {
       hn::Store(hn::Mul(hn::Load(d, A + i), hn::Set(d, kLog2e)), d, A + i);
     }
-    for (int64_t c = 0; c < count; ++c) {
-      D[c] = in.D.data == nullptr ? 0.0f : in.D[first + c];
-      bias[c] = in.delta_bias.data == nullptr ? 0.0f : in.delta_bias[first + c];
-    }
+    const auto take = [&](const cpu::Numbers& numbers, float* out) HWY_ATTR {
+      if (numbers.data == nullptr) {
+        std::fill_n(out, scan::kBlock, 0.0f);
+      } else {
+        widen(numbers.from(first), count, out);
+      }
+    };
+    take(in.D, D);
+    take(in.delta_bias, bias);
   }
 
   // Lanes of the vector at channel c that are channels.
