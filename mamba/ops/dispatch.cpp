@@ -89,6 +89,15 @@ void allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
 }
 
+float* workspace(int64_t floats, mx::cpu::CommandEncoder& encoder) {
+  // Two axes, since one of more than INT_MAX floats cannot be written down.
+  constexpr int64_t kRow = 1024;
+  mx::array memory({static_cast<int>((floats + kRow - 1) / kRow), static_cast<int>(kRow)}, mx::float32, nullptr, {});
+  allocate(memory);
+  encoder.add_temporary(memory);
+  return memory.data<float>();
+}
+
 void check_shape(const char* op, const char* name, const mx::array& a, std::initializer_list<int> expected) {
   bool same = a.ndim() == expected.size();
   size_t axis = 0;

@@ -7,6 +7,7 @@
 #include <mlx/stream.h>
 #include <mlx/utils.h>
 
+#include <cstdint>
 #include <initializer_list>
 #include <string_view>
 
@@ -28,6 +29,9 @@ mlx::core::array row_contiguous(const mlx::core::array& in, mlx::core::cpu::Comm
 
 // For eval_cpu: allocates `out` row-contiguous.
 void allocate(mlx::core::array& out);
+
+// For eval_cpu: memory for `floats` of them, undefined, until what is dispatched next has run.
+float* workspace(int64_t floats, mlx::core::cpu::CommandEncoder& encoder);
 
 // For messages: "(1536, 16)" and "float32" to fmt. Nothing is formatted before fmt asks, so a check that holds costs
 // nothing. Refers to its argument.

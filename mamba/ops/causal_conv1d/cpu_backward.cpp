@@ -1,9 +1,10 @@
-// The backward convolution on a CPU. A task is one row of the batch and one block of channels, and walks through time.
-// The output before SiLU is computed again; its cotangent g then goes to the weights (g x), to the bias (g) and to the
-// K inputs that the output saw (g w). The latter are collected in a strip of scratch memory that covers a tile of time
-// and the K - 1 positions before it. Once a tile is done, all but its last K - 1 positions are complete and written
-// out. A position before the span is a row of the initial state; what an output does not see, because a reset hides it
-// or because it was never given, gets nothing from it.
+// The backward convolution on a CPU. A task is one row of the batch and some neighbouring blocks of channels, which
+// walk through time together, one tile after the other, so that they share the pages they touch. The output before SiLU
+// is computed again; its cotangent g then goes to the weights (g x), to the bias (g) and to the K inputs that the
+// output saw (g w). The latter are collected in a strip of scratch memory that covers a tile of time and the K - 1
+// positions before it. Once a tile is done, all but its last K - 1 positions are complete and written out. A position
+// before the span is a row of the initial state; what an output does not see, because a reset hides it or because it
+// was never given, gets nothing from it.
 //
 // Every sum runs through time in order, and rows of the batch are added in order: nothing depends on the threads.
 
@@ -29,43 +30,54 @@ namespace {
 using conv::kBlock;
 
 constexpr int64_t kTile = 32;
+constexpr int64_t kMaxGroup = 16;
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 static_assert(kBlock % kLanes == 0, "a block is made of whole vectors");
 
 template <typename T>
 class BlockBack {
  public:
-  BlockBack(const conv::Inputs& in, const conv::Gradients& out, const Packed& packed, int64_t b, int64_t block)
-      : in_(in),
-        out_(out),
+  // Floats of memory that a block needs.
+  static int64_t floats(int64_t taps) {
+    const int64_t pointers = taps * static_cast<int64_t>(sizeof(const T*) / sizeof(float));
+    return (kTile + taps - 1) * kBlock + (pointers + 15) / 16 * 16;
+  }
+
+  BlockBack() = default;
+
+  BlockBack(const conv::Inputs& in, const conv::Gradients& out, const Packed& packed, int64_t b, int64_t block,
+            float* memory)
+      : in_(&in),
+        out_(&out),
         packed_(packed),
         b_(b),
         first_(block * kBlock),
         count_(std::min(kBlock, in.channels - first_)),
         before_(in.taps - 1),
-        sums_(out.shares + (b * conv::num_blocks(in.channels) + block) * (in.taps + 1) * kBlock) {
-    const size_t pointers = static_cast<size_t>(in.taps) * sizeof(const T*) / sizeof(float);
-    strip_ = cpu::scratch(static_cast<size_t>(kTile + before_) * kBlock + pointers);
-    rows_ = reinterpret_cast<const T**>(strip_ + (kTile + before_) * kBlock);
+        sums_(out.shares + (b * conv::num_blocks(in.channels) + block) * (in.taps + 1) * kBlock),
+        strip_(memory),
+        rows_(reinterpret_cast<const T**>(memory + (kTile + before_) * kBlock)) {
     std::tie(begin_, end_) = cpu::span_of(in.spans, b, in.length);
+    std::fill_n(sums_, (in.taps + 1) * kBlock, 0.0f);
+    std::fill_n(strip_, (kTile + before_) * kBlock, 0.0f);
   }
 
-  void run() {
-    std::fill_n(sums_, (in_.taps + 1) * kBlock, 0.0f);
-    std::fill_n(strip_, (kTile + before_) * kBlock, 0.0f);
-    clear(0, begin_);
-    clear(end_, in_.length);
-    int64_t t0 = begin_;
-    for (; t0 < end_; t0 = std::min(t0 + kTile, end_)) {
-      const int64_t t1 = std::min(t0 + kTile, end_);
-      for (int64_t t = t0; t < t1; ++t) {
-        output_back(t, strip_ + (t - t0) * kBlock);
-      }
-      const int64_t complete = t1 - t0;
-      write(t0 - before_, complete);
-      std::memmove(strip_, strip_ + complete * kBlock, static_cast<size_t>(before_ * kBlock) * sizeof(float));
-      std::fill_n(strip_ + before_ * kBlock, kTile * kBlock, 0.0f);
+  // Positions [t0, t1), at most kTile of them, each call going on where the last one ended.
+  void walk(int64_t t0, int64_t t1) const {
+    const int64_t from = std::clamp(begin_, t0, t1);
+    const int64_t to = std::clamp(end_, from, t1);
+    clear(t0, from);
+    clear(to, t1);
+    for (int64_t t = from; t < to; ++t) {
+      output_back(t, strip_ + (t - from) * kBlock);
     }
+    const int64_t complete = to - from;
+    write(from - before_, complete);
+    std::memmove(strip_, strip_ + complete * kBlock, static_cast<size_t>(before_ * kBlock) * sizeof(float));
+    std::fill_n(strip_ + before_ * kBlock, complete * kBlock, 0.0f);
+  }
+
+  void finish() const {
     state_back();
     write(end_ - before_, before_);
   }
@@ -75,7 +87,7 @@ class BlockBack {
 
   void clear(int64_t from, int64_t to) const {
     for (int64_t t = from; t < to; ++t) {
-      std::fill_n(static_cast<T*>(out_.x) + (b_ * in_.length + t) * in_.channels + first_, count_, T(0.0f));
+      std::fill_n(static_cast<T*>(out_->x) + (b_ * in_->length + t) * in_->channels + first_, count_, T(0.0f));
     }
   }
 
@@ -83,20 +95,20 @@ class BlockBack {
   void output_back(int64_t t, float* strip) const {
     const FloatTag d;
     const FloatVec one = hn::Set(d, 1.0f);
-    const int64_t visible = conv::first_visible(in_, b_, begin_, t);
-    for (int64_t k = 0; k < in_.taps; ++k) {
-      const T* row = conv::row_at<T>(in_, b_, begin_, visible, t - before_ + k);
+    const int64_t visible = conv::first_visible(*in_, b_, begin_, t);
+    for (int64_t k = 0; k < in_->taps; ++k) {
+      const T* row = conv::row_at<T>(*in_, b_, begin_, visible, t - before_ + k);
       rows_[k] = row == nullptr ? nullptr : row + first_;
     }
-    const T* gy = out_.gy.row<T>(b_, t) + first_;
-    float* bias_sum = sums_ + in_.taps * kBlock;
+    const T* gy = out_->gy.row<T>(b_, t) + first_;
+    float* bias_sum = sums_ + in_->taps * kBlock;
     for (int64_t c = 0; c < count_; c += kLanes) {
       const size_t left = lanes_at(c);
       const float* weight = packed_.weight + first_ + c;
       FloatVec g = load_some(d, gy + c, left);
-      if (in_.silu) {
+      if (in_->silu) {
         FloatVec v = hn::LoadU(d, packed_.bias + first_ + c);
-        for (int64_t k = 0; k < in_.taps; ++k) {
+        for (int64_t k = 0; k < in_->taps; ++k) {
           if (rows_[k] != nullptr) {
             v = hn::MulAdd(hn::LoadU(d, weight + k * packed_.stride), load_some(d, rows_[k] + c, left), v);
           }
@@ -105,7 +117,7 @@ class BlockBack {
         // silu'(v) = s (1 + v (1 - s))
         g = hn::Mul(g, hn::Mul(s, hn::MulAdd(v, hn::Sub(one, s), one)));
       }
-      for (int64_t k = 0; k < in_.taps; ++k) {
+      for (int64_t k = 0; k < in_->taps; ++k) {
         if (rows_[k] != nullptr) {
           float* weight_sum = sums_ + k * kBlock + c;
           float* input = strip + k * kBlock + c;
@@ -122,9 +134,9 @@ class BlockBack {
   // The final state is a copy of the last rows, as far as they are visible.
   void state_back() const {
     const FloatTag d;
-    const int64_t visible = end_ == begin_ ? INT64_MIN : conv::first_visible(in_, b_, begin_, end_ - 1);
+    const int64_t visible = end_ == begin_ ? INT64_MIN : conv::first_visible(*in_, b_, begin_, end_ - 1);
     for (int64_t i = std::max<int64_t>(0, visible == INT64_MIN ? 0 : visible - (end_ - before_)); i < before_; ++i) {
-      const T* row = static_cast<const T*>(out_.gstate) + (b_ * before_ + i) * in_.channels + first_;
+      const T* row = static_cast<const T*>(out_->gstate) + (b_ * before_ + i) * in_->channels + first_;
       for (int64_t c = 0; c < count_; c += kLanes) {
         float* input = strip_ + i * kBlock + c;
         hn::StoreU(hn::Add(hn::LoadU(d, input), load_some(d, row + c, lanes_at(c))), d, input);
@@ -138,9 +150,9 @@ class BlockBack {
     for (int64_t i = 0; i < count; ++i, ++p) {
       T* row = nullptr;
       if (p >= begin_) {
-        row = static_cast<T*>(out_.x) + (b_ * in_.length + p) * in_.channels;
-      } else if (out_.initial_state != nullptr) {
-        row = static_cast<T*>(out_.initial_state) + (b_ * before_ + before_ + p - begin_) * in_.channels;
+        row = static_cast<T*>(out_->x) + (b_ * in_->length + p) * in_->channels;
+      } else if (out_->initial_state != nullptr) {
+        row = static_cast<T*>(out_->initial_state) + (b_ * before_ + before_ + p - begin_) * in_->channels;
       }
       for (int64_t c = 0; row != nullptr && c < count_; c += kLanes) {
         store_some(d, hn::LoadU(d, strip_ + i * kBlock + c), row + first_ + c, lanes_at(c));
@@ -148,15 +160,15 @@ class BlockBack {
     }
   }
 
-  const conv::Inputs& in_;
-  const conv::Gradients& out_;
-  const Packed& packed_;
+  const conv::Inputs* in_;
+  const conv::Gradients* out_;
+  Packed packed_;
   int64_t b_;
   int64_t first_;   // channel
   int64_t count_;   // channels
   int64_t before_;  // K - 1
-  int64_t begin_ = 0;
-  int64_t end_ = 0;
+  int64_t begin_;
+  int64_t end_;
   float* sums_;     // (K + 1, kBlock): gradients of the weights and the bias
   float* strip_;    // (kTile + K - 1, kBlock)
   const T** rows_;  // (K): where the taps of an output are
@@ -178,14 +190,37 @@ void add_batch(const conv::Inputs& in, const float* shares, int64_t which, cpu::
   });
 }
 
+// `count` neighbouring blocks of row b.
+template <typename T>
+void group_back(const conv::Inputs& in, const conv::Gradients& out, const Packed& packed, int64_t b, int64_t first,
+                int64_t count) {
+  const int64_t floats = BlockBack<T>::floats(in.taps);
+  float* memory = cpu::scratch(static_cast<size_t>(count * floats));
+  BlockBack<T> blocks[kMaxGroup];
+  for (int64_t i = 0; i < count; ++i) {
+    blocks[i] = BlockBack<T>(in, out, packed, b, first + i, memory + i * floats);
+  }
+  for (int64_t t0 = 0; t0 < in.length; t0 += kTile) {
+    for (int64_t i = 0; i < count; ++i) {
+      blocks[i].walk(t0, std::min(t0 + kTile, in.length));
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    blocks[i].finish();
+  }
+}
+
 void convolve_backward(const conv::Inputs& in, const conv::Gradients& out) {
   const Packed packed = pack(in);
   const int64_t blocks = conv::num_blocks(in.channels);
-  const int64_t grain = std::max<int64_t>(1, 4096 / ((in.length + 1) * kBlock));
+  const int64_t group = std::clamp<int64_t>(in.batch * blocks / (4 * num_threads()), 1, std::min(kMaxGroup, blocks));
+  const int64_t groups = (blocks + group - 1) / group;
+  const int64_t grain = std::max<int64_t>(1, 4096 / ((in.length + 1) * group * kBlock));
   cpu::visit(in.element, [&](auto type) {
-    parallel_for(in.batch * blocks, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(in.batch * groups, grain, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
-        BlockBack<decltype(type)>(in, out, packed, task / blocks, task % blocks).run();
+        const int64_t first = task % groups * group;
+        group_back<decltype(type)>(in, out, packed, task / groups, first, std::min(group, blocks - first));
       }
     });
   });

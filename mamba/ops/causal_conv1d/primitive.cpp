@@ -31,10 +31,7 @@ Inputs kernel_inputs(const std::vector<mx::array>& inputs, const Layout& layout,
   in.initial_state = pointer(Layout::kInitialState, static_cast<void*>(nullptr));
   in.spans = pointer(Layout::kSpans, static_cast<int32_t*>(nullptr));
   in.resets = pointer(Layout::kResets, static_cast<uint8_t*>(nullptr));
-  mx::array packed({static_cast<int>(packed_floats(in.channels, in.taps))}, mx::float32, nullptr, {});
-  allocate(packed);
-  encoder.add_temporary(packed);
-  in.packed = packed.data<float>();
+  in.packed = workspace(packed_floats(in.channels, in.taps), encoder);
   return in;
 }
 
@@ -84,9 +81,6 @@ void CausalConv1dGradient::eval_cpu(const std::vector<mx::array>& inputs, std::v
   for (mx::array& out : outputs) {
     allocate(out);
   }
-  mx::array shares({static_cast<int>(shares_floats(in.batch, in.channels, in.taps))}, mx::float32, nullptr, {});
-  allocate(shares);
-  encoder.add_temporary(shares);
   const auto optional = [&](Layout::Slot slot) {
     return layout_.has(slot) ? outputs[layout_.slots[slot]].data<void>() : nullptr;
   };
@@ -96,7 +90,7 @@ void CausalConv1dGradient::eval_cpu(const std::vector<mx::array>& inputs, std::v
                       outputs[1].data<void>(),
                       optional(Layout::kBias),
                       optional(Layout::kInitialState),
-                      shares.data<float>()};
+                      workspace(shares_floats(in.batch, in.channels, in.taps), encoder)};
   encoder.dispatch([in, out] { backward(in, out); });
 }
 

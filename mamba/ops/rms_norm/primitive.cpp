@@ -32,9 +32,6 @@ cpu::Rows rows_of(const mx::array& a, mx::cpu::CommandEncoder& encoder) {
 void RmsNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
   const mx::array& x = inputs[0];
-  mx::array wide_weight(inputs[1].shape(), mx::float32, nullptr, {});
-  allocate(wide_weight);
-  encoder.add_temporary(wide_weight);
   Inputs in{};
   in.channels = x.shape(-1);
   in.batch = x.ndim() == 3 ? x.shape(0) : 1;
@@ -43,7 +40,7 @@ void RmsNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::arr
   in.element = cpu::element_of(x);
   in.x = rows_of(x, encoder);
   in.weight = cpu::numbers_of(row_contiguous(inputs[1], encoder));
-  in.wide_weight = wide_weight.data<float>();
+  in.wide_weight = workspace(in.channels, encoder);
   if (inputs.size() == 3) {
     in.residual = rows_of(inputs[2], encoder);
     in.residual_element = cpu::element_of(inputs[2]);
@@ -88,12 +85,6 @@ std::vector<mx::array> RmsNorm::vjp(const std::vector<mx::array>& primals, const
 void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
   const mx::array& x = inputs[0];
-  const auto workspace = [&](int64_t floats) {
-    mx::array memory({static_cast<int>(floats)}, mx::float32, nullptr, {});
-    allocate(memory);
-    encoder.add_temporary(memory);
-    return memory.data<float>();
-  };
   GradientInputs in{};
   in.channels = x.shape(-1);
   in.batch = x.ndim() == 3 ? x.shape(0) : 1;
@@ -102,7 +93,7 @@ void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   in.x = rows_of(x, encoder);
   in.x_element = cpu::element_of(x);
   in.weight = cpu::numbers_of(row_contiguous(inputs[1], encoder));
-  in.wide_weight = workspace(in.channels);
+  in.wide_weight = workspace(in.channels, encoder);
   in.gy = rows_of(inputs[2], encoder);
   in.gy_element = cpu::element_of(inputs[2]);
   if (inputs.size() == 4) {
@@ -113,7 +104,7 @@ void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector
     allocate(out);
   }
   const Gradients out{outputs[0].data<void>(), cpu::element_of(outputs[0]), outputs[1].data<void>(),
-                      cpu::element_of(outputs[1]), workspace(num_groups(in.batch * in.length) * in.channels)};
+                      cpu::element_of(outputs[1]), workspace(num_groups(in.batch * in.length) * in.channels, encoder)};
   encoder.dispatch([in, out] { backward(in, out); });
 }
 

@@ -91,17 +91,19 @@ void SelectiveScanGradient::eval_cpu(const std::vector<mx::array>& inputs, std::
   for (mx::array& out : outputs) {
     allocate(out);
   }
-  mx::array workspace({static_cast<int>(workspace_floats(in.batch, in.channels, in.states))}, mx::float32, nullptr, {});
-  allocate(workspace);
-  encoder.add_temporary(workspace);
   const auto optional = [&](Layout::Slot slot) {
     return layout_.has(slot) ? outputs[layout_.slots[slot]].data<void>() : nullptr;
   };
-  const Gradients out{
-      outputs[0].data<void>(), outputs[1].data<void>(),      outputs[2].data<float>(),
-      outputs[3].data<void>(), outputs[4].data<void>(),      optional(Layout::kD),
-      optional(Layout::kZ),    optional(Layout::kDeltaBias), static_cast<float*>(optional(Layout::kInitialState)),
-      workspace.data<float>()};
+  const Gradients out{outputs[0].data<void>(),
+                      outputs[1].data<void>(),
+                      outputs[2].data<float>(),
+                      outputs[3].data<void>(),
+                      outputs[4].data<void>(),
+                      optional(Layout::kD),
+                      optional(Layout::kZ),
+                      optional(Layout::kDeltaBias),
+                      static_cast<float*>(optional(Layout::kInitialState)),
+                      workspace(workspace_floats(in.batch, in.channels, in.states), encoder)};
   encoder.dispatch([in, cotangents, out] { backward(in, cotangents, out); });
 }
 

@@ -126,7 +126,7 @@ SelectiveScanInputs row(SelectiveScanInputs in, int b) {
 const std::vector<Case> kCases = {{1, 1, 1, 1},    {1, 0, 5, 3},    {2, 7, 3, 16},    {1, 31, 33, 8},
                                   {2, 32, 32, 16}, {1, 33, 31, 17}, {3, 65, 40, 5},   {1, 129, 97, 16},
                                   {2, 64, 64, 32}, {1, 63, 130, 1}, {1, 257, 24, 64}, {1, 11, 1536, 16},
-                                  {5, 2, 8, 2}};
+                                  {5, 2, 8, 2},    {1, 70, 1300, 4}};
 
 class SelectiveScanCases : public ::testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Shapes, SelectiveScanCases, ::testing::ValuesIn(kCases));
