@@ -55,6 +55,23 @@ bool has_safetensors(const hub::Snapshot& snapshot) {
                      [](const std::string& name) { return name.ends_with(".safetensors"); });
 }
 
+// True for a folder, false for what may be the name of a repository; throws for what is neither.
+bool is_folder(const std::string& name) {
+  std::error_code ignored;
+  if (fs::is_directory(name, ignored)) {
+    return true;
+  }
+  if (fs::exists(name, ignored)) {
+    throw UsageError(fmt::format("{}: is a file; name the folder that holds it with its config.json", name));
+  }
+  const bool path_like = name.empty() || name.front() == '.' || name.front() == '/' || name.front() == '~';
+  if (path_like || !hub::looks_like_repo_id(name)) {
+    throw Error(fmt::format("model {}: there is no such folder, and it is no name of a hub repository (owner/name)",
+                            quote(name)));
+  }
+  return false;
+}
+
 Resolved resolve_folder(const fs::path& folder) {
   Resolved resolved{.directory = folder, .tokenizer = {}, .repository = {}, .commit = {}};
   if (fs::exists(folder / kTokenizer)) {
@@ -90,6 +107,14 @@ fs::path loadable_directory(const Resolved& source, const hub::Snapshot& snapsho
   return converted;
 }
 
+// The tokenizer of a repository that holds none; empty where none is known.
+fs::path known_tokenizer(const std::string& repository, const hub::Options& options, const ProgressFn& progress) {
+  if (!repository.starts_with("state-spaces/")) {
+    return {};
+  }
+  return hub::download_files(kNeoxRepository, "main", hub::tokenizer_files(), options, progress).folder / kTokenizer;
+}
+
 Resolved resolve_repository(const std::string& name, const LoadOptions& options, bool with_tokenizer) {
   const hub::Options hub_options = hub::Options::from_environment();
   const hub::Snapshot snapshot =
@@ -97,10 +122,8 @@ Resolved resolve_repository(const std::string& name, const LoadOptions& options,
   Resolved resolved{.directory = snapshot.folder, .tokenizer = {}, .repository = name, .commit = snapshot.commit};
   if (has_file(snapshot, kTokenizer)) {
     resolved.tokenizer = snapshot.folder / kTokenizer;
-  } else if (with_tokenizer && name.starts_with("state-spaces/")) {
-    const hub::Snapshot neox =
-        hub::download_files(kNeoxRepository, "main", hub::tokenizer_files(), hub_options, options.progress);
-    resolved.tokenizer = neox.folder / kTokenizer;
+  } else if (with_tokenizer) {
+    resolved.tokenizer = known_tokenizer(name, hub_options, options.progress);
   }
   resolved.directory = loadable_directory(resolved, snapshot, options.progress);
   return resolved;
@@ -128,19 +151,16 @@ void copy_tokenizer(const fs::path& tokenizer, const fs::path& directory) {
 }  // namespace
 
 Resolved resolve_model(const std::string& name, const LoadOptions& options, bool with_tokenizer) {
-  std::error_code ignored;
-  if (fs::is_directory(name, ignored)) {
-    return resolve_folder(name);
+  return is_folder(name) ? resolve_folder(name) : resolve_repository(name, options, with_tokenizer);
+}
+
+fs::path resolve_tokenizer(const std::string& name, const LoadOptions& options) {
+  if (is_folder(name)) {
+    return resolve_folder(name).tokenizer;
   }
-  if (fs::exists(name, ignored)) {
-    throw UsageError(fmt::format("{}: is a file; name the folder that holds it with its config.json", name));
-  }
-  const bool path_like = name.empty() || name.front() == '.' || name.front() == '/' || name.front() == '~';
-  if (path_like || !hub::looks_like_repo_id(name)) {
-    throw Error(fmt::format("model {}: there is no such folder, and it is no name of a hub repository (owner/name)",
-                            quote(name)));
-  }
-  return resolve_repository(name, options, with_tokenizer);
+  const hub::Options hub_options = hub::Options::from_environment();
+  const auto own = hub::try_download(name, kTokenizer, options.revision, hub_options, options.progress);
+  return own ? *own : known_tokenizer(name, hub_options, options.progress);
 }
 
 LoadedModel load(const std::string& name, const LoadOptions& options, bool with_tokenizer) {

@@ -41,6 +41,10 @@ struct LoadedModel {
 // Without `with_tokenizer` none is looked for.
 Resolved resolve_model(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
 
+// The tokenizer.json that resolve_model() would find, without fetching or converting the model; empty when there is
+// none.
+std::filesystem::path resolve_tokenizer(const std::string& name, const LoadOptions& options = {});
+
 // resolve_model, then weights and (unless `with_tokenizer` is false) tokenizer.
 LoadedModel load(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
 

@@ -31,6 +31,15 @@ expect_same hub.ids own.ids
 mlx_mamba info --model someone/tiny --json > i 2> err
 json i "d[0]['repository'] == 'someone/tiny' and len(d[0]['commit']) == 40"
 
+# A tokenizer alone: no weights are fetched for it, nor a configuration of some other kind of model read.
+mlx_mamba tokenize --model state-spaces/tiny --text hello > ids 2> err
+mlx_mamba tokenize --tokenizer hub/EleutherAI/gpt-neox-20b/tokenizer.json --text hello > own.ids.text
+expect_same ids own.ids.text
+mlx_mamba tokenize --model EleutherAI/gpt-neox-20b --text hello > ids 2> err
+expect_same ids own.ids.text
+[ ! -e "$HOME/.cache/mlx-mamba" ] || fail "tokenize has converted a model"
+[ -z "$(find "$HF_HOME" -name pytorch_model.bin)" ] || fail "tokenize has fetched weights"
+
 # A repository of state-spaces: a PyTorch file that is converted once and kept, and another repository's tokenizer.
 mlx_mamba generate --model state-spaces/tiny --tokens 1,2,3 --temperature 0 --max-tokens 5 --json > hub.json 2> err
 mlx_mamba generate --model original --tokens 1,2,3 --temperature 0 --max-tokens 5 --json > own.json

@@ -29,12 +29,11 @@ text::Tokenizer load_tokenizer(const Options& o) {
   if (o.tokenizer) {
     return text::Tokenizer::from_file(*o.tokenizer);
   }
-  const generate::Resolved source = o.model.resolve();
-  if (source.tokenizer.empty()) {
-    throw UsageError(
-        fmt::format("{}: the model has no tokenizer.json; name one with --tokenizer", source.directory.string()));
+  const std::filesystem::path file = generate::resolve_tokenizer(o.model.name(), o.model.load_options());
+  if (file.empty()) {
+    throw UsageError(fmt::format("{}: the model has no tokenizer.json; name one with --tokenizer", o.model.name()));
   }
-  return text::Tokenizer::from_file(source.tokenizer);
+  return text::Tokenizer::from_file(file);
 }
 
 int run(const Options& o) {
