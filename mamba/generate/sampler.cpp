@@ -23,11 +23,10 @@ void require(bool condition, const char* name, const char* range, double value) 
 
 // Each distinct token of the history once, however often it was seen.
 void penalise(std::span<float> logits, std::span<const int32_t> history, float penalty) {
-  std::vector<int32_t> seen(history.begin(), history.end());
-  std::sort(seen.begin(), seen.end());
-  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-  for (const int32_t token : seen) {
-    if (token >= 0 && static_cast<size_t>(token) < logits.size()) {
+  std::vector<bool> seen(logits.size(), false);
+  for (const int32_t token : history) {
+    if (token >= 0 && static_cast<size_t>(token) < logits.size() && !seen[static_cast<size_t>(token)]) {
+      seen[static_cast<size_t>(token)] = true;
       float& logit = logits[static_cast<size_t>(token)];
       logit = logit < 0 ? logit * penalty : logit / penalty;
     }
