@@ -1,10 +1,6 @@
 #include "mamba/ops/causal_conv1d/primitive.h"
 
-#include <mlx/ops.h>
-
 #include <memory>
-
-#include "mamba/base/error.h"
 
 namespace mamba::ops::conv {
 
@@ -37,7 +33,7 @@ Inputs kernel_inputs(const std::vector<mx::array>& inputs, const Layout& layout,
 
 void CausalConv1d::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-  const Inputs in = kernel_inputs(inputs, layout_, encoder);
+  const Inputs in = kernel_inputs(inputs, settings_, encoder);
   for (mx::array& out : outputs) {
     allocate(out);
   }
@@ -45,44 +41,24 @@ void CausalConv1d::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx
   encoder.dispatch([in, out] { forward(in, out); });
 }
 
-void CausalConv1d::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw Error("[causal_conv1d] this node was made for a CPU stream and cannot run on a GPU");
-}
-
-bool CausalConv1d::is_equivalent(const Primitive& other) const {
-  const auto* conv = dynamic_cast<const CausalConv1d*>(&other);
-  return conv != nullptr && conv->layout_ == layout_;
-}
-
 std::vector<mx::array> CausalConv1d::vjp(const std::vector<mx::array>& primals,
                                          const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
                                          const std::vector<mx::array>&) {
   std::vector<mx::array> inputs = primals;
   inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
-  std::vector<mx::Shape> shapes;
-  std::vector<mx::Dtype> dtypes;
-  for (int i = 0; i < layout_.num_floating(); ++i) {
-    shapes.push_back(primals[i].shape());
-    dtypes.push_back(primals[i].dtype());
-  }
-  const std::vector<mx::array> gradients =
-      mx::array::make_arrays(shapes, dtypes, std::make_shared<CausalConv1dGradient>(stream(), layout_), inputs);
-  std::vector<mx::array> wanted;
-  for (const int i : argnums) {
-    wanted.push_back(i < layout_.num_floating() ? gradients[i] : mx::zeros_like(primals[i], stream()));
-  }
-  return wanted;
+  return cpu::gradients_by(std::make_shared<CausalConv1dGradient>(stream(), settings_), inputs, primals,
+                           settings_.num_floating(), argnums);
 }
 
 void CausalConv1dGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-  const Inputs in = kernel_inputs(inputs, layout_, encoder);
-  const int primals = layout_.num_inputs();
+  const Inputs in = kernel_inputs(inputs, settings_, encoder);
+  const int primals = settings_.num_inputs();
   for (mx::array& out : outputs) {
     allocate(out);
   }
   const auto optional = [&](Layout::Slot slot) {
-    return layout_.has(slot) ? outputs[layout_.slots[slot]].data<void>() : nullptr;
+    return settings_.has(slot) ? outputs[settings_.slots[slot]].data<void>() : nullptr;
   };
   const Gradients out{cpu::rows_of(readable_rows(inputs[primals], encoder)),
                       row_contiguous(inputs[primals + 1], encoder).data<void>(),
@@ -92,20 +68,6 @@ void CausalConv1dGradient::eval_cpu(const std::vector<mx::array>& inputs, std::v
                       optional(Layout::kInitialState),
                       workspace(shares_floats(in.batch, in.channels, in.taps), encoder)};
   encoder.dispatch([in, out] { backward(in, out); });
-}
-
-void CausalConv1dGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw Error("[causal_conv1d] this node was made for a CPU stream and cannot run on a GPU");
-}
-
-bool CausalConv1dGradient::is_equivalent(const Primitive& other) const {
-  const auto* gradient = dynamic_cast<const CausalConv1dGradient*>(&other);
-  return gradient != nullptr && gradient->layout_ == layout_;
-}
-
-std::vector<mx::array> CausalConv1dGradient::vjp(const std::vector<mx::array>&, const std::vector<mx::array>&,
-                                                 const std::vector<int>&, const std::vector<mx::array>&) {
-  throw Error("[causal_conv1d] has no second derivative: its gradient cannot be differentiated again");
 }
 
 }  // namespace mamba::ops::conv

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mamba/ops/causal_conv1d/kernel.h"
+#include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
 
 namespace mamba::ops::conv {
@@ -29,38 +30,27 @@ Inputs kernel_inputs(const std::vector<mlx::core::array>& inputs, const Layout& 
                      mlx::core::cpu::CommandEncoder& encoder);
 
 // Outputs: y and the state.
-class CausalConv1d : public mlx::core::Primitive {
+class CausalConv1d : public cpu::CpuNode<CausalConv1d, Layout> {
  public:
-  CausalConv1d(const mlx::core::Stream& stream, const Layout& layout) : Primitive(stream), layout_(layout) {}
+  static constexpr const char* kOp = "causal_conv1d";
+  using CpuNode::CpuNode;
 
   void eval_cpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
-  void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
   const char* name() const override { return "CausalConv1d"; }
-  bool is_equivalent(const Primitive& other) const override;
   std::vector<mlx::core::array> vjp(const std::vector<mlx::core::array>& primals,
                                     const std::vector<mlx::core::array>& cotangents, const std::vector<int>& argnums,
                                     const std::vector<mlx::core::array>& outputs) override;
-
- private:
-  Layout layout_;
 };
 
 // Inputs: those of CausalConv1d and the cotangents of y and of the state.
 // Outputs: the gradients of CausalConv1d's floating-point inputs, in their order.
-class CausalConv1dGradient : public mlx::core::Primitive {
+class CausalConv1dGradient : public cpu::CpuGradientNode<CausalConv1dGradient, Layout> {
  public:
-  CausalConv1dGradient(const mlx::core::Stream& stream, const Layout& layout) : Primitive(stream), layout_(layout) {}
+  static constexpr const char* kOp = "causal_conv1d";
+  using CpuGradientNode::CpuGradientNode;
 
   void eval_cpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
-  void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
   const char* name() const override { return "CausalConv1dGradient"; }
-  bool is_equivalent(const Primitive& other) const override;
-  std::vector<mlx::core::array> vjp(const std::vector<mlx::core::array>& primals,
-                                    const std::vector<mlx::core::array>& cotangents, const std::vector<int>& argnums,
-                                    const std::vector<mlx::core::array>& outputs) override;
-
- private:
-  Layout layout_;
 };
 
 }  // namespace mamba::ops::conv

@@ -4,8 +4,6 @@
 
 #include <memory>
 
-#include "mamba/base/error.h"
-
 namespace mamba::ops::norm {
 
 namespace mx = mlx::core;
@@ -36,7 +34,7 @@ void RmsNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::arr
   in.channels = x.shape(-1);
   in.batch = x.ndim() == 3 ? x.shape(0) : 1;
   in.length = x.ndim() == 3 ? x.shape(1) : static_cast<int64_t>(x.size()) / in.channels;
-  in.eps = eps_;
+  in.eps = settings_.eps;
   in.element = cpu::element_of(x);
   in.x = rows_of(x, encoder);
   in.weight = cpu::numbers_of(row_contiguous(inputs[1], encoder));
@@ -56,15 +54,6 @@ void RmsNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::arr
   encoder.dispatch([in, out] { forward(in, out); });
 }
 
-void RmsNorm::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw Error("[rms_norm] this node was made for a CPU stream and cannot run on a GPU");
-}
-
-bool RmsNorm::is_equivalent(const Primitive& other) const {
-  const auto* norm = dynamic_cast<const RmsNorm*>(&other);
-  return norm != nullptr && norm->eps_ == eps_;
-}
-
 std::vector<mx::array> RmsNorm::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
                                     const std::vector<int>& argnums, const std::vector<mx::array>& outputs) {
   const mx::array& x = primals[0];
@@ -74,7 +63,7 @@ std::vector<mx::array> RmsNorm::vjp(const std::vector<mx::array>& primals, const
   const mx::Dtype dtype = primals.size() == 3 && primals[2].dtype() != x.dtype() ? mx::float32 : x.dtype();
   const std::vector<mx::array> gradients =
       mx::array::make_arrays({x.shape(), primals[1].shape()}, {dtype, primals[1].dtype()},
-                             std::make_shared<RmsNormGradient>(stream(), eps_), inputs);
+                             std::make_shared<RmsNormGradient>(stream(), settings_), inputs);
   std::vector<mx::array> wanted;
   for (const int i : argnums) {
     wanted.push_back(mx::astype(gradients[i == 1 ? 1 : 0], primals[static_cast<size_t>(i)].dtype(), stream()));
@@ -89,7 +78,7 @@ void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   in.channels = x.shape(-1);
   in.batch = x.ndim() == 3 ? x.shape(0) : 1;
   in.length = x.ndim() == 3 ? x.shape(1) : static_cast<int64_t>(x.size()) / in.channels;
-  in.eps = eps_;
+  in.eps = settings_.eps;
   in.x = rows_of(x, encoder);
   in.x_element = cpu::element_of(x);
   in.weight = cpu::numbers_of(row_contiguous(inputs[1], encoder));
@@ -106,20 +95,6 @@ void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   const Gradients out{outputs[0].data<void>(), cpu::element_of(outputs[0]), outputs[1].data<void>(),
                       cpu::element_of(outputs[1]), workspace(num_groups(in.batch * in.length) * in.channels, encoder)};
   encoder.dispatch([in, out] { backward(in, out); });
-}
-
-void RmsNormGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw Error("[rms_norm] this node was made for a CPU stream and cannot run on a GPU");
-}
-
-bool RmsNormGradient::is_equivalent(const Primitive& other) const {
-  const auto* gradient = dynamic_cast<const RmsNormGradient*>(&other);
-  return gradient != nullptr && gradient->eps_ == eps_;
-}
-
-std::vector<mx::array> RmsNormGradient::vjp(const std::vector<mx::array>&, const std::vector<mx::array>&,
-                                            const std::vector<int>&, const std::vector<mx::array>&) {
-  throw Error("[rms_norm] has no second derivative: its gradient cannot be differentiated again");
 }
 
 }  // namespace mamba::ops::norm

@@ -35,7 +35,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::S
     report_missing_kernel(kOp, stream);
     return rms_norm_reference(x, weight, eps, stream);
   }
-  return mx::array(x.shape(), x.dtype(), std::make_shared<norm::RmsNorm>(stream, eps), {x, weight});
+  return mx::array(x.shape(), x.dtype(), std::make_shared<norm::RmsNorm>(stream, norm::Settings{eps}), {x, weight});
 }
 
 std::pair<mx::array, mx::array> rms_norm_add(const mx::array& x, const std::optional<mx::array>& residual,
@@ -65,8 +65,8 @@ std::pair<mx::array, mx::array> rms_norm_add(const mx::array& x, const std::opti
   if (residual) {
     inputs.push_back(*residual);
   }
-  std::vector<mx::array> outputs = mx::array::make_arrays({x.shape(), x.shape()}, {x.dtype(), dtype},
-                                                          std::make_shared<norm::RmsNorm>(stream, eps), inputs);
+  std::vector<mx::array> outputs = mx::array::make_arrays(
+      {x.shape(), x.shape()}, {x.dtype(), dtype}, std::make_shared<norm::RmsNorm>(stream, norm::Settings{eps}), inputs);
   return {outputs[0], outputs[1]};
 }
 

@@ -1,10 +1,6 @@
 #include "mamba/ops/selective_scan/primitive.h"
 
-#include <mlx/ops.h>
-
 #include <memory>
-
-#include "mamba/base/error.h"
 
 namespace mamba::ops::scan {
 
@@ -44,7 +40,7 @@ Inputs kernel_inputs(const std::vector<mx::array>& inputs, const Layout& layout,
 
 void SelectiveScan::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-  const Inputs in = kernel_inputs(inputs, layout_, encoder);
+  const Inputs in = kernel_inputs(inputs, settings_, encoder);
   for (mx::array& out : outputs) {
     allocate(out);
   }
@@ -52,39 +48,19 @@ void SelectiveScan::eval_cpu(const std::vector<mx::array>& inputs, std::vector<m
   encoder.dispatch([in, out] { forward(in, out); });
 }
 
-void SelectiveScan::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw Error("[selective_scan] this node was made for a CPU stream and cannot run on a GPU");
-}
-
-bool SelectiveScan::is_equivalent(const Primitive& other) const {
-  const auto* scan = dynamic_cast<const SelectiveScan*>(&other);
-  return scan != nullptr && scan->layout_ == layout_;
-}
-
 std::vector<mx::array> SelectiveScan::vjp(const std::vector<mx::array>& primals,
                                           const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
                                           const std::vector<mx::array>& outputs) {
   std::vector<mx::array> inputs = primals;
   inputs.insert(inputs.end(), {outputs[2], cotangents[0], cotangents[1]});
-  std::vector<mx::Shape> shapes;
-  std::vector<mx::Dtype> dtypes;
-  for (int i = 0; i < layout_.num_floating(); ++i) {
-    shapes.push_back(primals[i].shape());
-    dtypes.push_back(primals[i].dtype());
-  }
-  const std::vector<mx::array> gradients =
-      mx::array::make_arrays(shapes, dtypes, std::make_shared<SelectiveScanGradient>(stream(), layout_), inputs);
-  std::vector<mx::array> wanted;
-  for (const int i : argnums) {
-    wanted.push_back(i < layout_.num_floating() ? gradients[i] : mx::zeros_like(primals[i], stream()));
-  }
-  return wanted;
+  return cpu::gradients_by(std::make_shared<SelectiveScanGradient>(stream(), settings_), inputs, primals,
+                           settings_.num_floating(), argnums);
 }
 
 void SelectiveScanGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-  const Inputs in = kernel_inputs(inputs, layout_, encoder);
-  const int primals = layout_.num_inputs();
+  const Inputs in = kernel_inputs(inputs, settings_, encoder);
+  const int primals = settings_.num_inputs();
   const Cotangents cotangents{cpu::rows_of(readable_rows(inputs[primals + 1], encoder)),
                               row_contiguous(inputs[primals + 2], encoder).data<float>(),
                               row_contiguous(inputs[primals], encoder).data<float>()};
@@ -92,7 +68,7 @@ void SelectiveScanGradient::eval_cpu(const std::vector<mx::array>& inputs, std::
     allocate(out);
   }
   const auto optional = [&](Layout::Slot slot) {
-    return layout_.has(slot) ? outputs[layout_.slots[slot]].data<void>() : nullptr;
+    return settings_.has(slot) ? outputs[settings_.slots[slot]].data<void>() : nullptr;
   };
   const Gradients out{outputs[0].data<void>(),
                       outputs[1].data<void>(),
@@ -105,20 +81,6 @@ void SelectiveScanGradient::eval_cpu(const std::vector<mx::array>& inputs, std::
                       static_cast<float*>(optional(Layout::kInitialState)),
                       workspace(workspace_floats(in.batch, in.channels, in.states), encoder)};
   encoder.dispatch([in, cotangents, out] { backward(in, cotangents, out); });
-}
-
-void SelectiveScanGradient::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
-  throw Error("[selective_scan] this node was made for a CPU stream and cannot run on a GPU");
-}
-
-bool SelectiveScanGradient::is_equivalent(const Primitive& other) const {
-  const auto* gradient = dynamic_cast<const SelectiveScanGradient*>(&other);
-  return gradient != nullptr && gradient->layout_ == layout_;
-}
-
-std::vector<mx::array> SelectiveScanGradient::vjp(const std::vector<mx::array>&, const std::vector<mx::array>&,
-                                                  const std::vector<int>&, const std::vector<mx::array>&) {
-  throw Error("[selective_scan] has no second derivative: its gradient cannot be differentiated again");
 }
 
 }  // namespace mamba::ops::scan

@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/selective_scan/kernel.h"
 
@@ -29,38 +30,27 @@ Inputs kernel_inputs(const std::vector<mlx::core::array>& inputs, const Layout& 
                      mlx::core::cpu::CommandEncoder& encoder);
 
 // Outputs: y, the final state, and the kept states.
-class SelectiveScan : public mlx::core::Primitive {
+class SelectiveScan : public cpu::CpuNode<SelectiveScan, Layout> {
  public:
-  SelectiveScan(const mlx::core::Stream& stream, const Layout& layout) : Primitive(stream), layout_(layout) {}
+  static constexpr const char* kOp = "selective_scan";
+  using CpuNode::CpuNode;
 
   void eval_cpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
-  void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
   const char* name() const override { return "SelectiveScan"; }
-  bool is_equivalent(const Primitive& other) const override;
   std::vector<mlx::core::array> vjp(const std::vector<mlx::core::array>& primals,
                                     const std::vector<mlx::core::array>& cotangents, const std::vector<int>& argnums,
                                     const std::vector<mlx::core::array>& outputs) override;
-
- private:
-  Layout layout_;
 };
 
 // Inputs: those of SelectiveScan, its kept states, and the cotangents of y and of the final state.
 // Outputs: the gradients of SelectiveScan's floating-point inputs, in their order.
-class SelectiveScanGradient : public mlx::core::Primitive {
+class SelectiveScanGradient : public cpu::CpuGradientNode<SelectiveScanGradient, Layout> {
  public:
-  SelectiveScanGradient(const mlx::core::Stream& stream, const Layout& layout) : Primitive(stream), layout_(layout) {}
+  static constexpr const char* kOp = "selective_scan";
+  using CpuGradientNode::CpuGradientNode;
 
   void eval_cpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
-  void eval_gpu(const std::vector<mlx::core::array>& inputs, std::vector<mlx::core::array>& outputs) override;
   const char* name() const override { return "SelectiveScanGradient"; }
-  bool is_equivalent(const Primitive& other) const override;
-  std::vector<mlx::core::array> vjp(const std::vector<mlx::core::array>& primals,
-                                    const std::vector<mlx::core::array>& cotangents, const std::vector<int>& argnums,
-                                    const std::vector<mlx::core::array>& outputs) override;
-
- private:
-  Layout layout_;
 };
 
 }  // namespace mamba::ops::scan
