@@ -1,0 +1,164 @@
+#include "mamba/ops/adamw/adamw.h"
+
+#include <mlx/transforms.h>
+
+#include <array>
+#include <cmath>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "mamba/base/error.h"
+#include "mamba/ops/adamw/kernel.h"
+#include "mamba/ops/cpu/node.h"
+#include "mamba/ops/dispatch.h"
+
+namespace mamba::ops {
+
+namespace mx = mlx::core;
+
+namespace adamw_detail {
+
+Factors factors_of(const AdamWOptions& o) {
+  const auto t = static_cast<double>(o.step);
+  return {
+      .beta1 = static_cast<float>(o.beta1),
+      .one_minus_beta1 = static_cast<float>(1 - o.beta1),
+      .beta2 = static_cast<float>(o.beta2),
+      .one_minus_beta2 = static_cast<float>(1 - o.beta2),
+      .keep = static_cast<float>(1 - o.learning_rate * o.weight_decay),
+      .step_size = static_cast<float>(o.learning_rate / (1 - std::pow(o.beta1, t))),
+      .root_of_bias2 = static_cast<float>(std::sqrt(1 - std::pow(o.beta2, t))),
+      .eps = static_cast<float>(o.eps),
+  };
+}
+
+}  // namespace adamw_detail
+
+namespace {
+
+constexpr const char* kOp = "adamw";
+
+// Inputs: the gradient and, where there is one, its scale. What is overwritten is kept by the node itself: an output of
+// several shares its inputs with the others, and MLX then never finds them free to be taken over.
+class AdamW : public mx::Primitive {
+ public:
+  AdamW(const mx::Stream& stream, const adamw_detail::Factors& factors, std::vector<mx::array> state)
+      : Primitive(stream), factors_(factors), state_(std::move(state)) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const mx::array gradient = row_contiguous(inputs[0], encoder);
+    adamw_detail::Update update{};
+    update.count = static_cast<int64_t>(gradient.size());
+    const std::array<const float**, 3> read = {&update.parameter, &update.m, &update.v};
+    const std::array<float**, 3> written = {&update.new_parameter, &update.new_m, &update.new_v};
+    for (size_t i = 0; i < state_.size(); ++i) {
+      *read[i] = place(state_[i], outputs[i], encoder);
+      *written[i] = outputs[i].data<float>();
+    }
+    state_.clear();
+    update.gradient = cpu::numbers_of(gradient);
+    update.gradient_scale = inputs.size() == 2 ? inputs[1].data<float>() : nullptr;
+    if (outputs.size() == 4) {
+      allocate(outputs[3]);
+      update.copy = outputs[3].data<void>();
+      update.copy_element = cpu::element_of(outputs[3]);
+    }
+    encoder.set_input_array(gradient);
+    for (mx::array& out : outputs) {
+      encoder.set_output_array(out);
+    }
+    encoder.dispatch([update, factors = factors_] { adamw_detail::update(update, factors); });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { cpu::refuse_gpu(kOp); }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
+                             const std::vector<mx::array>&) override {
+    throw Error("[adamw] is not differentiable");
+  }
+
+  const char* name() const override { return "AdamW"; }
+
+ private:
+  // Where to read `in`; `out` takes over its memory if nobody else needs it.
+  static const float* place(const mx::array& in, mx::array& out, mx::cpu::CommandEncoder& encoder) {
+    if (in.is_donatable() && in.flags().row_contiguous && in.data_size() == in.size()) {
+      out.copy_shared_buffer(in);
+      return out.data<float>();
+    }
+    allocate(out);
+    encoder.add_temporary(in);
+    const mx::array contiguous = row_contiguous(in, encoder);
+    encoder.set_input_array(contiguous);
+    return contiguous.data<float>();
+  }
+
+  adamw_detail::Factors factors_;
+  std::vector<mx::array> state_;  // parameter, m, v; evaluated
+};
+
+void check_options(const AdamWOptions& o) {
+  check(o.step >= 1, "[{}] step must be at least 1 but is {}", kOp, o.step);
+  check(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1, "[{}] betas must lie in [0, 1) but are {} and {}",
+        kOp, o.beta1, o.beta2);
+  check(o.eps >= 0 && o.learning_rate >= 0 && o.weight_decay >= 0,
+        "[{}] eps, learning_rate and weight_decay must not be negative but are {}, {} and {}", kOp, o.eps,
+        o.learning_rate, o.weight_decay);
+  check(!o.copy_dtype || *o.copy_dtype == mx::bfloat16 || *o.copy_dtype == mx::float16,
+        "[{}] the copy can be bfloat16 or float16", kOp);
+}
+
+void check_inputs(const AdamWInputs& in) {
+  const mx::Shape& shape = in.parameter.shape();
+  const auto check_like = [&](const char* name, const mx::array& a) {
+    check(a.shape() == shape, "[{}] {} must be {} but got {}", kOp, name, shown(shape), shown(a.shape()));
+  };
+  check_like("gradient", in.gradient);
+  check_like("m", in.m);
+  check_like("v", in.v);
+  check_float(kOp, "gradient", in.gradient);
+  for (const mx::array* a : {&in.parameter, &in.m, &in.v}) {
+    check(a->dtype() == mx::float32, "[{}] parameter, m and v must be float32 but one is {}", kOp, shown(a->dtype()));
+  }
+  if (in.gradient_scale) {
+    check(in.gradient_scale->size() == 1 && in.gradient_scale->dtype() == mx::float32,
+          "[{}] gradient_scale must be one float32 but is {} {}", kOp, shown(in.gradient_scale->shape()),
+          shown(in.gradient_scale->dtype()));
+  }
+}
+
+}  // namespace
+
+AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevice s) {
+  check_options(options);
+  check_inputs(in);
+  const mx::Stream stream = mx::to_stream(s);
+  if (!on_cpu(stream)) {
+    report_missing_kernel(kOp, stream);
+    return adamw_reference(in, options, stream);
+  }
+  const mx::Shape shape = in.parameter.shape();
+  std::vector<mx::Shape> shapes(3, shape);
+  std::vector<mx::Dtype> dtypes(3, mx::float32);
+  if (options.copy_dtype) {
+    shapes.push_back(shape);
+    dtypes.push_back(*options.copy_dtype);
+  }
+  std::vector<mx::array> state;
+  for (mx::array* a : {&in.parameter, &in.m, &in.v}) {
+    mx::eval(*a);
+    state.push_back(std::move(*a));
+  }
+  std::vector<mx::array> inputs = {std::move(in.gradient)};
+  if (in.gradient_scale) {
+    inputs.push_back(*in.gradient_scale);
+  }
+  const std::vector<mx::array> out = mx::array::make_arrays(
+      std::move(shapes), dtypes, std::make_shared<AdamW>(stream, adamw_detail::factors_of(options), std::move(state)),
+      inputs);
+  return {out[0], out[1], out[2], options.copy_dtype ? std::optional(out[3]) : std::nullopt};
+}
+
+}  // namespace mamba::ops

@@ -1,0 +1,43 @@
+// What the kernel of adamw takes. Private to this folder.
+#pragma once
+
+#include <cstdint>
+
+#include "mamba/ops/adamw/adamw.h"
+#include "mamba/ops/cpu/view.h"
+
+namespace mamba::ops::adamw_detail {
+
+// What remains of the options at one step.
+struct Factors {
+  float beta1;
+  float one_minus_beta1;
+  float beta2;
+  float one_minus_beta2;
+  float keep;           // 1 - lr weight_decay
+  float step_size;      // lr / (1 - beta1^t)
+  float root_of_bias2;  // sqrt(1 - beta2^t)
+  float eps;
+  bool operator==(const Factors&) const = default;
+};
+
+Factors factors_of(const AdamWOptions& options);
+
+// Contiguous arrays of `count` numbers; outputs may be the inputs.
+struct Update {
+  int64_t count;
+  const float* parameter;
+  cpu::Numbers gradient;
+  const float* m;
+  const float* v;
+  const float* gradient_scale;  // null: 1
+  float* new_parameter;
+  float* new_m;
+  float* new_v;
+  void* copy;  // null: none
+  cpu::Element copy_element;
+};
+
+void update(const Update& update, const Factors& factors);
+
+}  // namespace mamba::ops::adamw_detail
