@@ -1,0 +1,31 @@
+// The gradient of an embedding table (N, K) from which rows were looked up by token id:
+//
+//   out[n] = base[n] + sum over i with tokens[i] = n of dy[i]        (N, K) float32
+//
+// `base` is the gradient that reaches the table by another way: through the output projection where it is tied, or
+// nothing. Making the sum at once spares a second array of the table's size and the passes that add the two.
+//
+// Sums are float32, in the order of i, whatever the number of threads. Not differentiable.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/utils.h>
+
+#include <optional>
+
+namespace mamba::ops {
+
+//   tokens  (...) int32, each in [0, rows): others are left out
+//   dy      (..., K) float32, bfloat16 or float16
+//   base    (rows, K) float32, bfloat16 or float16. A float32 one that nobody else holds becomes the result.
+// Throws Error when shapes or dtypes do not fit.
+mlx::core::array embedding_gradient(const mlx::core::array& tokens, const mlx::core::array& dy, int rows,
+                                    std::optional<mlx::core::array> base = std::nullopt,
+                                    mlx::core::StreamOrDevice s = {});
+
+// The same in plain MLX operations: the specification, and the oracle of the tests.
+mlx::core::array embedding_gradient_reference(const mlx::core::array& tokens, const mlx::core::array& dy, int rows,
+                                              const std::optional<mlx::core::array>& base = std::nullopt,
+                                              mlx::core::StreamOrDevice s = {});
+
+}  // namespace mamba::ops
