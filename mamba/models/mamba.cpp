@@ -20,11 +20,6 @@ namespace mx = mlx::core;
 
 namespace {
 
-// x[..., begin:end] of (B, L, n): a view, which the kernels read in place.
-mx::array columns(const mx::array& x, int begin, int end, mx::StreamOrDevice s) {
-  return mx::slice(x, {0, 0, begin}, {x.shape(0), x.shape(1), end}, s);
-}
-
 mx::array to_array(const Spans& spans) {
   std::vector<int32_t> flat;
   flat.reserve(spans.size() * 2);
@@ -156,7 +151,8 @@ mx::array MambaLM::mix(const Mixer& mixer, const Derived& derived, const mx::arr
   const int rank = config_.dt_rank;
   const int n = config_.d_state;
   const mx::array xz = mixer.in_proj(x, spans, false, s);  // (B, L, 2 D)
-  const auto conv = ops::causal_conv1d({.x = columns(xz, 0, inner, s),
+  const std::vector<mx::array> halves = mx::split(xz, mx::Shape{inner}, -1, s);
+  const auto conv = ops::causal_conv1d({.x = halves[0],
                                         .weight = derived.conv_weight,
                                         .bias = mixer.conv1d.bias,
                                         .initial_state = state.conv,
@@ -165,17 +161,18 @@ mx::array MambaLM::mix(const Mixer& mixer, const Derived& derived, const mx::arr
                                         .silu = true},
                                        s);
   const mx::array dt_B_C = mixer.x_proj(conv.y, spans, false, s);  // (B, L, R + 2 N)
+  const std::vector<mx::array> parts = mx::split(dt_B_C, mx::Shape{rank, rank + n}, -1, s);
   // dt_proj's bias goes into the scan, which adds it in float32.
   ops::LinearOptions options;
   options.spans = spans;
-  const mx::array delta = ops::linear(columns(dt_B_C, 0, rank, s), mixer.dt_proj.weight, {}, options, s);
+  const mx::array delta = ops::linear(parts[0], mixer.dt_proj.weight, {}, options, s);
   const auto scan = ops::selective_scan({.u = conv.y,
                                          .delta = delta,
                                          .A = derived.A,
-                                         .B = columns(dt_B_C, rank, rank + n, s),
-                                         .C = columns(dt_B_C, rank + n, rank + 2 * n, s),
+                                         .B = parts[1],
+                                         .C = parts[2],
                                          .D = derived.D,
-                                         .z = columns(xz, inner, 2 * inner, s),
+                                         .z = halves[1],
                                          .delta_bias = derived.dt_bias,
                                          .initial_state = state.ssm,
                                          .spans = spans,
@@ -188,14 +185,20 @@ mx::array MambaLM::mix(const Mixer& mixer, const Derived& derived, const mx::arr
 std::pair<mx::array, State> MambaLM::hidden(const mx::array& tokens, const State& state, const ForwardOptions& options,
                                             mx::StreamOrDevice s) const {
   ops::check_shape("MambaLM", "tokens", tokens, {state.batch(), -1});
+  return hidden_of(mx::astype(embeddings_(tokens, s), dtype(), s), state, options, s);
+}
+
+std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, const State& state,
+                                               const ForwardOptions& options, mx::StreamOrDevice s) const {
+  ops::check_shape("MambaLM", "embeddings", embeddings, {state.batch(), -1, config_.d_model});
   state.check_fits(config_);
   if (options.spans) {
-    check_spans(*options.spans, tokens.shape(0), tokens.shape(1));
+    check_spans(*options.spans, embeddings.shape(0), embeddings.shape(1));
   }
   const std::optional<mx::array> spans = to_array(options.spans);
   const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
   State next = state;
-  mx::array x = mx::astype(embeddings_(tokens, s), dtype(), s);  // (B, L, d_model)
+  mx::array x = embeddings;  // (B, L, d_model)
   std::optional<mx::array> residual;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Block& block = layers_[i];

@@ -76,6 +76,12 @@ class MambaLM {
   std::pair<mlx::core::array, State> hidden(const mlx::core::array& tokens, const State& state,
                                             const ForwardOptions& options = {}, mlx::core::StreamOrDevice s = {}) const;
 
+  // The same from the tokens' embeddings (B, L, d_model) in dtype(): rows of embedding_weight().
+  std::pair<mlx::core::array, State> hidden_of(const mlx::core::array& embeddings, const State& state,
+                                               const ForwardOptions& options = {},
+                                               mlx::core::StreamOrDevice s = {}) const;
+  const mlx::core::array& embedding_weight() const { return embeddings_.weight; }  // (vocab, d_model)
+
   // (B, L, d_model) -> (B, L, vocab) float32. `spans` (B, 2) int32 as in ops/linear/linear.h.
   mlx::core::array logits(const mlx::core::array& hidden, const std::optional<mlx::core::array>& spans = {},
                           mlx::core::StreamOrDevice s = {}) const;
