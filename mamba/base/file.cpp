@@ -182,6 +182,12 @@ MappedFile::~MappedFile() {
   }
 }
 
+void MappedFile::release() const {
+  if (data_ != nullptr) {
+    ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);  // advice: nothing is lost when it is not taken
+  }
+}
+
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 

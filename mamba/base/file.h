@@ -58,6 +58,10 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
 
+  // Takes the pages that were read out of this process' memory; they are read anew when they are needed again. For
+  // those who walk through a file that is larger than the memory.
+  void release() const;
+
  private:
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

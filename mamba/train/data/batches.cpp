@@ -1,0 +1,70 @@
+#include "mamba/train/data/batches.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "mamba/base/error.h"
+#include "mamba/train/data/permutation.h"
+
+namespace mamba::train {
+
+namespace mx = mlx::core;
+
+Batches::Batches(Windows windows, const BatchOptions& options) : windows_(std::move(windows)), options_(options) {
+  if (options_.batch_size < 1) {
+    throw UsageError(
+        fmt::format("a batch must have at least one row but batch size {} was asked for", options_.batch_size));
+  }
+  if (options_.batch_size > std::numeric_limits<int32_t>::max() / windows_.length()) {
+    throw UsageError(fmt::format("{} rows of {} tokens are too many for one batch: the limit is {} tokens",
+                                 options_.batch_size, windows_.length(), std::numeric_limits<int32_t>::max()));
+  }
+  const int64_t count = windows_.count();
+  per_epoch_ = options_.carry_state ? std::max<int64_t>(1, count / options_.batch_size)
+                                    : (count + options_.batch_size - 1) / options_.batch_size;
+}
+
+int64_t Batches::window(int64_t number, int64_t row) const {
+  const int64_t count = windows_.count();
+  if (options_.carry_state) {
+    return (row * per_epoch_ + number % per_epoch_) % count;
+  }
+  const int64_t place = number * options_.batch_size + row;
+  return options_.shuffle ? Permutation(count, options_.seed, static_cast<uint64_t>(place / count))(place % count)
+                          : place % count;
+}
+
+double Batches::epoch_of(int64_t number) const {
+  if (options_.carry_state) {
+    return static_cast<double>(number) / static_cast<double>(per_epoch_);
+  }
+  return static_cast<double>(number) * static_cast<double>(options_.batch_size) / static_cast<double>(windows_.count());
+}
+
+Batch Batches::at(int64_t number) const {
+  check(number >= 0, "[batches] there is no batch {}", number);
+  const int64_t length = windows_.length();
+  const auto size = static_cast<size_t>(options_.batch_size * length);
+  std::vector<int32_t> tokens(size);
+  std::vector<int32_t> targets(size);
+  std::vector<uint8_t> resets(windows_.has_resets() ? size : 0);
+  int64_t target_count = 0;
+  for (int64_t row = 0; row < options_.batch_size; ++row) {
+    const int64_t at = row * length;
+    target_count += windows_.read(window(number, row), tokens.data() + at, targets.data() + at,
+                                  resets.empty() ? nullptr : resets.data() + at);
+  }
+  const mx::Shape shape = {static_cast<int>(options_.batch_size), static_cast<int>(length)};
+  Batch batch{.tokens = mx::array(tokens.begin(), shape, mx::int32),
+              .targets = mx::array(targets.begin(), shape, mx::int32),
+              .resets = std::nullopt,
+              .target_count = target_count,
+              .continues = continues(number)};
+  if (windows_.has_resets()) {
+    batch.resets = mx::array(resets.begin(), shape, mx::uint8);
+  }
+  return batch;
+}
+
+}  // namespace mamba::train

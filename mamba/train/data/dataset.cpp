@@ -1,0 +1,87 @@
+#include "mamba/train/data/dataset.h"
+
+#include <deque>
+
+#include "mamba/base/error.h"
+#include "mamba/base/file.h"
+#include "mamba/text/tokenizer.h"
+#include "mamba/train/data/sources.h"
+#include "mamba/train/data/token_file.h"
+
+namespace mamba::train {
+
+namespace fs = std::filesystem;
+
+// What the views of the dataset look into. Deques: addresses stay.
+struct Dataset::Storage {
+  std::deque<TokenFile> files;
+  std::deque<std::vector<int32_t>> tokens;
+};
+
+Dataset::Dataset() : storage_(std::make_unique<Storage>()) {}
+Dataset::~Dataset() = default;
+
+namespace {
+
+TokenArray view_of(const std::vector<int32_t>& tokens) {
+  return {reinterpret_cast<const std::byte*>(tokens.data()),
+          static_cast<int64_t>(tokens.size()),
+          {.size = 4, .is_signed = true, .big_endian = false}};
+}
+
+}  // namespace
+
+std::shared_ptr<const Dataset> Dataset::from_tokens(std::vector<int32_t> tokens, int64_t vocab_size) {
+  const std::shared_ptr<Dataset> dataset(new Dataset);
+  const TokenArray view = view_of(dataset->storage_->tokens.emplace_back(std::move(tokens)));
+  if (const auto outside = view.first_outside(0, view.size(), vocab_size)) {
+    throw Error(fmt::format("token {} at position {} is outside the vocabulary of {}", outside->value,
+                            outside->position, vocab_size));
+  }
+  dataset->stream_.append(view, DocumentStarts::regular(1, view.size()));
+  dataset->has_documents_ = false;
+  dataset->statistics_.documents = 1;
+  dataset->statistics_.tokens = view.size();
+  return dataset;
+}
+
+std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths, const DatasetOptions& options) {
+  if (options.vocab_size < 1) {
+    throw UsageError("DatasetOptions::vocab_size must say how many tokens the vocabulary has");
+  }
+  const std::vector<Source> sources = find_sources(paths);
+  const std::shared_ptr<Dataset> dataset(new Dataset);
+  std::unique_ptr<text::Tokenizer> tokenizer;
+  for (const Source& source : sources) {
+    dataset->statistics_.bytes += static_cast<int64_t>(source.size);
+    if (source.kind == SourceKind::kNpy || source.kind == SourceKind::kBin) {
+      const TokenFile& file =
+          dataset->storage_->files.emplace_back(open_token_file(source, options.vocab_size, options.progress));
+      dataset->stream_.append(file.tokens, DocumentStarts::regular(file.rows, file.tokens.size() / file.rows));
+      dataset->has_documents_ = sources.size() > 1 || !file.is_stream;
+      continue;
+    }
+    if (options.tokenizer.empty()) {
+      throw UsageError(fmt::format("{}: text needs a tokenizer", source.path.string()));
+    }
+    if (tokenizer == nullptr) {
+      tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_file(options.tokenizer));
+    }
+    std::vector<int32_t> tokens = tokenizer->encode(read_file(source.path));
+    if (const auto end = tokenizer->token_to_id("<|endoftext|>")) {
+      tokens.push_back(*end);
+    }
+    const TokenArray view = view_of(dataset->storage_->tokens.emplace_back(std::move(tokens)));
+    if (const auto outside = view.first_outside(0, view.size(), options.vocab_size)) {
+      throw Error(fmt::format("{}: token {} of the tokenizer is outside the model's vocabulary of {}",
+                              source.path.string(), outside->value, options.vocab_size));
+    }
+    dataset->stream_.append(view, DocumentStarts::regular(1, view.size()));
+  }
+  dataset->statistics_.files = static_cast<int64_t>(sources.size());
+  dataset->statistics_.documents = dataset->stream_.document_count();
+  dataset->statistics_.tokens = dataset->stream_.size();
+  return dataset;
+}
+
+}  // namespace mamba::train
