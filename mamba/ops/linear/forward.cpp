@@ -1,5 +1,6 @@
 #include "mamba/ops/linear/forward.h"
 
+#include <mlx/ops.h>
 #include <mlx/primitives.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/linear/checks.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/few_rows.h"
 #include "mamba/ops/linear/multiply.h"
@@ -42,9 +44,10 @@ struct ForwardJob {
   const void* bias = nullptr;
   Float bias_type = Float::kFloat32;
   const int32_t* spans = nullptr;
+  Rows addend;  // no rows: none
 
   std::vector<float> wide_bias;
-  Rows few_x, many_x;
+  Rows few_x, many_x, many_addend;
   OutRows few_y, many_y;
   std::vector<int64_t> many_groups;  // rows of each sequence in many_x
 
@@ -62,6 +65,7 @@ struct ForwardJob {
     for (OutRows* list : {&few_y, &many_y}) {
       list->rows.reserve(rows);
     }
+    many_addend.rows.reserve(addend.rows.size());
     many_groups.reserve(static_cast<size_t>(shape.sequences));
     wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(n));
     limit = few_rows_limit(k, prefers_onednn(x.type, weight.type));
@@ -74,11 +78,15 @@ struct ForwardJob {
     for (int64_t index = 0; index < shape.sequences; ++index) {
       const int64_t first = index * shape.length;
       const Span span = span_of(spans, index, shape.length);
-      const bool few = span.end - span.begin <= limit;
+      // Only the other kernel adds. What is added to comes with small weights, which that kernel packs in no time.
+      const bool few = addend.rows.empty() && span.end - span.begin <= limit;
       append_real(x, first, span, few ? few_x : many_x);
       append_real(y, first, span, few ? few_y : many_y);
       if (!few) {
         many_groups.push_back(span.end - span.begin);
+        if (!addend.rows.empty()) {
+          append_real(addend, first, span, many_addend);
+        }
       }
       clear_outside(y, first, shape.length, span, n);
     }
@@ -99,17 +107,29 @@ struct ForwardJob {
     product.right.matrix = weight;
     product.bias = wide;
     product.out = std::move(many_y);
-    multiply(product, many_groups, workspace);
+    if (addend.rows.empty()) {
+      multiply(product, many_groups, workspace);
+    } else if (product.m > 0 && product.n > 0) {
+      product.add = true;
+      product.addend = std::move(many_addend);
+      many_rows(product, workspace);
+    }
   }
 };
 
 class Linear : public mx::UnaryPrimitive {
  public:
-  Linear(mx::Stream stream, bool has_bias, bool has_spans)
-      : UnaryPrimitive(stream), has_bias_(has_bias), has_spans_(has_spans) {}
+  Linear(mx::Stream stream, bool has_bias, bool has_addend, bool has_spans)
+      : UnaryPrimitive(stream), has_bias_(has_bias), has_addend_(has_addend), has_spans_(has_spans) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    allocate(out);
+    const bool in_place = has_addend_ && out.size() > 0 && out.dtype() == mx::float32 &&
+                          inputs[addend_index()].is_donatable() && inputs[addend_index()].flags().row_contiguous;
+    if (in_place) {
+      out.copy_shared_buffer(inputs[addend_index()]);
+    } else {
+      allocate(out);
+    }
     if (out.size() == 0) {
       return;
     }
@@ -130,6 +150,13 @@ class Linear : public mx::UnaryPrimitive {
       encoder.set_input_array(bias);
       job->bias = bias.data<uint8_t>();
       job->bias_type = float_type(bias.dtype());
+    }
+    if (in_place) {
+      job->addend = {.rows = {job->y.rows.begin(), job->y.rows.end()}, .type = Float::kFloat32};
+    } else if (has_addend_) {
+      const mx::array addend = readable_rows(inputs[addend_index()], encoder);
+      encoder.set_input_array(addend);
+      job->addend = rows_of(addend);
     }
     if (has_spans_) {
       const mx::array spans = row_contiguous(inputs.back(), encoder);
@@ -156,6 +183,11 @@ class Linear : public mx::UnaryPrimitive {
         gradients.push_back(input_gradient(cotangents[0], weight, spans, x.dtype(), stream()));
         continue;
       }
+      if (has_addend_ && static_cast<size_t>(argument) == addend_index()) {
+        const mx::array dy = mx::astype(cotangents[0], mx::float32, stream());
+        gradients.push_back(spans ? keep_spans(dy, *spans, stream()) : dy);
+        continue;
+      }
       check(argument == 1 || (argument == 2 && has_bias_), "[linear] spans have no gradient");
       if (!of_weight) {
         const mx::Dtype bias_dtype = has_bias_ ? primals[2].dtype() : weight.dtype();
@@ -174,31 +206,37 @@ class Linear : public mx::UnaryPrimitive {
 
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& that = static_cast<const Linear&>(other);
-    return has_bias_ == that.has_bias_ && has_spans_ == that.has_spans_;
+    return has_bias_ == that.has_bias_ && has_addend_ == that.has_addend_ && has_spans_ == that.has_spans_;
   }
 
   const char* name() const override { return "Linear"; }
 
  private:
+  size_t addend_index() const { return has_bias_ ? 3 : 2; }
+
   bool has_bias_;
+  bool has_addend_;
   bool has_spans_;
 };
 
 }  // namespace
 
 mx::array forward(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
-                  const std::optional<mx::array>& spans, mx::Dtype out_dtype, mx::Stream stream) {
+                  const LinearOptions& options, mx::Stream stream) {
   std::vector<mx::array> inputs = {x, weight};
   if (bias) {
     inputs.push_back(*bias);
   }
-  if (spans) {
-    inputs.push_back(*spans);
+  if (options.addend) {
+    inputs.push_back(*options.addend);
+  }
+  if (options.spans) {
+    inputs.push_back(*options.spans);
   }
   mx::Shape shape = x.shape();
   shape.back() = weight.shape(0);
-  return mx::array(shape, out_dtype, std::make_shared<Linear>(stream, bias.has_value(), spans.has_value()),
-                   std::move(inputs));
+  auto node = std::make_shared<Linear>(stream, bias.has_value(), options.addend.has_value(), options.spans.has_value());
+  return mx::array(shape, options.out_dtype.value_or(x.dtype()), std::move(node), std::move(inputs));
 }
 
 }  // namespace mamba::ops::linear_detail

@@ -7,11 +7,13 @@
 #include <optional>
 #include <utility>
 
+#include "mamba/ops/linear/linear.h"
+
 namespace mamba::ops::linear_detail {
 
 mlx::core::array forward(const mlx::core::array& x, const mlx::core::array& weight,
-                         const std::optional<mlx::core::array>& bias, const std::optional<mlx::core::array>& spans,
-                         mlx::core::Dtype out_dtype, mlx::core::Stream stream);
+                         const std::optional<mlx::core::array>& bias, const LinearOptions& options,
+                         mlx::core::Stream stream);
 
 // dy W, in x's shape and dtype; 0 outside the spans.
 mlx::core::array input_gradient(const mlx::core::array& dy, const mlx::core::array& weight,

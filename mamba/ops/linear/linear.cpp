@@ -18,7 +18,8 @@ namespace {
 mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
                         const LinearOptions& options, mx::Stream stream) {
   const mx::Dtype out_dtype = options.out_dtype.value_or(x.dtype());
-  const mx::Dtype dtype = x.dtype() == weight.dtype() && x.dtype() == out_dtype ? x.dtype() : mx::float32;
+  const bool narrow = x.dtype() == weight.dtype() && x.dtype() == out_dtype && !options.addend;
+  const mx::Dtype dtype = narrow ? x.dtype() : mx::float32;
   mx::array rows = mx::astype(x, dtype, stream);
   if (options.spans) {
     rows = keep_spans(rows, *options.spans, stream);
@@ -26,7 +27,10 @@ mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::
   const mx::array columns = mx::transpose(mx::astype(weight, dtype, stream), stream);
   mx::array y = bias ? mx::addmm(mx::astype(*bias, dtype, stream), rows, columns, 1.0f, 1.0f, stream)
                      : mx::matmul(rows, columns, stream);
-  if (options.spans && bias) {
+  if (options.addend) {
+    y = mx::add(y, *options.addend, stream);
+  }
+  if (options.spans && (bias || options.addend)) {
     y = keep_spans(y, *options.spans, stream);
   }
   return mx::astype(y, out_dtype, stream);
@@ -40,7 +44,7 @@ mx::array linear(const mx::array& x, const mx::array& weight, const std::optiona
   const mx::Stream stream = mx::to_stream(s);
 #ifndef __APPLE__
   if (on_cpu(stream)) {
-    return linear_detail::forward(x, weight, bias, options.spans, options.out_dtype.value_or(x.dtype()), stream);
+    return linear_detail::forward(x, weight, bias, options, stream);
   }
 #endif
   return linear_matmul(x, weight, bias, options, stream);

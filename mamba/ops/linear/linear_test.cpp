@@ -338,6 +338,75 @@ std::string message_of(const std::function<void()>& f) {
   return "nothing thrown";
 }
 
+// The exact sum with an addend: as if K were one larger.
+Exact with_addend(Exact exact, const std::vector<float>& addend) {
+  for (size_t i = 0; i < addend.size(); ++i) {
+    exact.sums[i] += static_cast<double>(addend[i]);
+    exact.magnitudes[i] += std::abs(static_cast<double>(addend[i]));
+  }
+  return exact;
+}
+
+void check_addend() {
+  for (const auto& [m, n, k] : {std::tuple{1, 1, 1},
+                                {1, 7, 3},
+                                {2, 33, 8},
+                                {13, 100, 16},
+                                {100, 64, 8},
+                                {130, 31, 65},
+                                {7, 40, 2100},
+                                {5, 3, 0}}) {
+    for (const mx::Dtype out_dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+      for (const mx::Dtype w_dtype : {mx::float32, mx::bfloat16}) {
+        SCOPED_TRACE(::testing::Message() << "M=" << m << " N=" << n << " K=" << k);
+        const mx::array x = random_array({m, k}, mx::float32, 50), weight = random_array({n, k}, w_dtype, 51);
+        const mx::array addend = random_array({m, n}, mx::float32, 52);
+        const Exact exact = with_addend(exact_product(values(x), values(weight), static_cast<size_t>(m),
+                                                      static_cast<size_t>(n), static_cast<size_t>(k)),
+                                        values(addend));
+        const LinearOptions options{.out_dtype = out_dtype, .addend = addend};
+        const mx::array y = linear(x, weight, {}, options);
+        ASSERT_EQ(y.dtype(), out_dtype);
+        EXPECT_TRUE(within_bound(values(y), exact, static_cast<size_t>(k) + 1, out_dtype));
+        // An addend that nobody else has gives its memory away; the numbers are the same.
+        mx::array own = mx::add(addend, mx::zeros({1}));
+        const LinearOptions donating{.out_dtype = out_dtype, .addend = own};
+        mx::array in_place = linear(x, weight, {}, donating);
+        own = mx::array(0.0f);
+        EXPECT_EQ(bits(in_place), bits(y));
+        EXPECT_EQ(values(addend), values(random_array({m, n}, mx::float32, 52)));
+      }
+    }
+  }
+}
+
+TEST(Linear, AddsWhatIsGiven) {
+  check_addend();
+}
+
+TEST(Linear, AddsInsideTheSpansAlone) {
+  const mx::array spans = mx::array({0, 40, 3, 9, 17, 17, 39, 40}, {4, 2});
+  const mx::array x = random_array({4, 40, 8}, mx::float32, 53), weight = random_array({37, 8}, mx::float32, 54);
+  const mx::array addend = random_array({4, 40, 37}, mx::float32, 55);
+  const mx::array bias = random_array({37}, mx::float32, 56), dy = random_array({4, 40, 37}, mx::float32, 57);
+  const auto run = [&](decltype(linear)& f) {
+    const auto fun = [&](const std::vector<mx::array>& in) {
+      return std::vector{f(in[0], in[1], in[2], {.spans = spans, .addend = in[3]}, {})};
+    };
+    return mx::vjp(fun, {x, weight, bias, addend}, {dy});
+  };
+  const auto [y, gradients] = run(linear);
+  const auto [expected_y, expected] = run(linear_reference);
+  EXPECT_TRUE(mx::allclose(y[0], expected_y[0], 1e-5, 1e-5).item<bool>());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_TRUE(mx::allclose(gradients[i], expected[i], 1e-5, 1e-5).item<bool>()) << "argument " << i;
+  }
+  // A row's bits do not depend on the rows around it.
+  const mx::array alone =
+      linear(mx::slice(x, {1, 3, 0}, {2, 9, 8}), weight, bias, {.addend = mx::slice(addend, {1, 3, 0}, {2, 9, 37})});
+  EXPECT_EQ(bits(mx::slice(y[0], {1, 3, 0}, {2, 9, 37})), bits(alone));
+}
+
 TEST(Linear, RefusesWhatDoesNotFit) {
   const mx::array x = mx::zeros({2, 5, 3}), weight = mx::zeros({4, 3});
   EXPECT_EQ(message_of([&] { linear(x, mx::zeros({4, 2})); }), "[linear] weight must be (-1, 3) but got (4, 2)");
@@ -357,6 +426,18 @@ TEST(Linear, RefusesWhatDoesNotFit) {
             }),
             "[linear] spans need x (B, L, K) but x is (5, 3)");
   EXPECT_EQ(message_of([&] { linear(x, weight, {}, {.out_dtype = mx::float16}); }),
+            "[linear] out_dtype must be x's dtype or float32");
+  EXPECT_EQ(message_of([&] {
+              linear(x, weight, {}, {.addend = mx::zeros({2, 5, 3})});
+            }),
+            "[linear] addend must be (2, 5, 4) but got (2, 5, 3)");
+  EXPECT_EQ(message_of([&] {
+              linear(x, weight, {}, {.addend = mx::zeros({2, 5, 4}, mx::bfloat16)});
+            }),
+            "[linear] addend must be float32 but is bfloat16");
+  EXPECT_EQ(message_of([&] {
+              linear(x, weight, {}, {.out_dtype = mx::int32, .addend = mx::zeros({2, 5, 4})});
+            }),
             "[linear] out_dtype must be x's dtype or float32");
 }
 
@@ -482,6 +563,7 @@ TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
   EXPECT_TRUE(linear_detail::prefers_onednn(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
   check_awkward_sizes();
   check_batches();
+  check_addend();
   check_gradients();
   check_gradients_with_spans();
   check_gradients_for_any_threads();
@@ -496,6 +578,7 @@ TEST(LinearTargets, AllHoldTheSame) {
     check_awkward_sizes();
     check_gradients();
     check_batches();
+    check_addend();
   }
   hwy::SetSupportedTargetsForTest(0);
 }

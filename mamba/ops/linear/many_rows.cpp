@@ -208,6 +208,11 @@ void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end
   }
 }
 
+const float* added_row(const Product& product, int64_t row) {
+  const auto i = static_cast<size_t>(row);
+  return static_cast<const float*>(product.addend.rows.empty() ? product.out.rows[i] : product.addend.rows[i]);
+}
+
 // Rows [begin, end) of a packed piece against columns [n, n + columns).
 void multiply_tile(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
                    int64_t n, int64_t columns) {
@@ -243,9 +248,11 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
                         : last && k == 0 ? finished + i * kPanel
                                          : partial + (row - begin + i) * kPanel;
         }
-        for (int64_t i = 0; product.add && k == 0 && !direct && i < rows; ++i) {
-          widen_row(static_cast<const float*>(product.out.rows[static_cast<size_t>(row + i)]) + column, width,
-                    block.to[i], kPanel);
+        for (int64_t i = 0; product.add && k == 0 && i < rows; ++i) {
+          const float* from = added_row(product, row + i) + column;
+          if (from != block.to[i]) {
+            widen_row(from, width, block.to[i], kPanel);
+          }
         }
         if (product.bias != nullptr && last) {
           std::fill(bias, bias + kPanel, 0.0f);

@@ -24,14 +24,15 @@ struct Product {
   Right right;
   const float* bias = nullptr;  // (N,) or null
   OutRows out;                  // M rows of N elements
-  bool add = false;             // to what `out`, float32, holds
+  bool add = false;             // to `addend`; without its rows, to what `out`, float32, holds
+  Rows addend;                  // M rows of N float32 elements, or none
 };
 
 // The workspace that many_rows needs; it works through M in pieces, so this does not grow with M.
 int64_t many_rows_workspace(int64_t m, int64_t k);
 
-// out[i][j] = sum over k of left[i][k] right[j][k] + bias[j] (+ out[i][j]), in float32. Each element is summed in an
-// order that depends on K alone. `workspace` is locked by the caller. Does not throw.
+// out[i][j] = sum over k of left[i][k] right[j][k] + bias[j] (+ addend[i][j] or out[i][j]), in float32. Each element is
+// summed in an order that depends on K alone. `workspace` is locked by the caller. Does not throw.
 void many_rows(const Product& product, float* workspace);
 
 }  // namespace mamba::ops::linear_detail

@@ -20,6 +20,9 @@ mx::array linear_reference(const mx::array& x, const mx::array& weight, const st
   if (bias) {
     y = mx::add(y, mx::astype(*bias, mx::float32, s), s);
   }
+  if (options.addend) {
+    y = mx::add(y, *options.addend, s);
+  }
   if (options.spans) {
     y = keep_spans(y, *options.spans, s);
   }
