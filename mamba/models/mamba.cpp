@@ -79,6 +79,13 @@ void Mixer::visit(const std::string& path, const nn::ParameterVisitor& visitor) 
   out_proj.visit(nn::joined(path, "out_proj"), visitor);
 }
 
+void Mixer::visit_linears(const std::string& path, const nn::LinearVisitor& visitor) {
+  visitor(nn::joined(path, "in_proj"), in_proj);
+  visitor(nn::joined(path, "x_proj"), x_proj);
+  visitor(nn::joined(path, "dt_proj"), dt_proj);
+  visitor(nn::joined(path, "out_proj"), out_proj);
+}
+
 void Block::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
   norm.visit(nn::joined(path, "norm"), visitor);
   mixer.visit(nn::joined(path, "mixer"), visitor);
@@ -119,6 +126,12 @@ void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor
   norm_f_.visit(nn::joined(backbone, "norm_f"), visitor);
   if (lm_head_) {
     lm_head_->visit(nn::joined(path, "lm_head"), visitor);
+  }
+}
+
+void MambaLM::visit_linears(const std::string& path, const nn::LinearVisitor& visitor) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].mixer.visit_linears(nn::joined(path, fmt::format("backbone.layers.{}.mixer", i)), visitor);
   }
 }
 
@@ -163,9 +176,7 @@ mx::array MambaLM::mix(const Mixer& mixer, const Derived& derived, const mx::arr
   const mx::array dt_B_C = mixer.x_proj(conv.y, spans, false, s);  // (B, L, R + 2 N)
   const std::vector<mx::array> parts = mx::split(dt_B_C, mx::Shape{rank, rank + n}, -1, s);
   // dt_proj's bias goes into the scan, which adds it in float32.
-  ops::LinearOptions options;
-  options.spans = spans;
-  const mx::array delta = ops::linear(parts[0], mixer.dt_proj.weight, {}, options, s);
+  const mx::array delta = mixer.dt_proj.without_bias(parts[0], spans, s);
   const auto scan = ops::selective_scan({.u = conv.y,
                                          .delta = delta,
                                          .A = derived.A,

@@ -30,6 +30,7 @@ struct Mixer {
   nn::Linear out_proj;                   // (d_model, D)
 
   void visit(const std::string& path, const nn::ParameterVisitor& visitor);
+  void visit_linears(const std::string& path, const nn::LinearVisitor& visitor);
 };
 
 struct Block {
@@ -67,6 +68,10 @@ class MambaLM {
   // Parameters by checkpoint key ("backbone.layers.0.mixer.A_log", ...), in a fixed order. Undoes prepare(), since the
   // visitor may replace them.
   void visit(const std::string& path, const nn::ParameterVisitor& visitor);
+
+  // The layers that low-rank adapters act on, by path ("backbone.layers.0.mixer.in_proj"), in a fixed order. Leave
+  // their weights as they are, or visit() afterwards.
+  void visit_linears(const std::string& path, const nn::LinearVisitor& visitor);
 
   // Computes once what each call would compute anew from the parameters (A, for one). Optional; for inference.
   void prepare();

@@ -17,16 +17,25 @@ void visit_optional(const std::string& path, const char* name, std::optional<mx:
   }
 }
 
+mx::array project(const Linear& layer, const mx::array& x, const std::optional<mx::array>& bias,
+                  const std::optional<mx::array>& spans, mx::Dtype out_dtype, mx::StreamOrDevice s) {
+  ops::LinearOptions options;
+  options.spans = spans;
+  // What an adapter adds is added before anything is rounded.
+  options.out_dtype = layer.lora ? mx::float32 : out_dtype;
+  const mx::array y = ops::linear(x, layer.weight, bias, options, s);
+  return layer.lora ? layer.lora->add_to(y, x, spans, out_dtype, s) : y;
+}
+
 }  // namespace
 
 mx::array Linear::operator()(const mx::array& x, const std::optional<mx::array>& spans, bool float32_out,
                              mx::StreamOrDevice s) const {
-  ops::LinearOptions options;
-  options.spans = spans;
-  if (float32_out) {
-    options.out_dtype = mx::float32;
-  }
-  return ops::linear(x, weight, bias, options, s);
+  return project(*this, x, bias, spans, float32_out ? mx::float32 : x.dtype(), s);
+}
+
+mx::array Linear::without_bias(const mx::array& x, const std::optional<mx::array>& spans, mx::StreamOrDevice s) const {
+  return project(*this, x, {}, spans, x.dtype(), s);
 }
 
 void Linear::visit(const std::string& path, const ParameterVisitor& visitor) {

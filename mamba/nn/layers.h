@@ -4,23 +4,32 @@
 #include <mlx/array.h>
 #include <mlx/utils.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "mamba/nn/lora.h"
 #include "mamba/nn/parameters.h"
 
 namespace mamba::nn {
 
-// y = x W^T + b. weight (out, in), bias (out).
+// y = x W^T + b, and what a low-rank adapter adds. weight (out, in), bias (out).
 struct Linear {
   mlx::core::array weight = unset();
   std::optional<mlx::core::array> bias;
+  std::optional<Lora> lora;  // no parameter of this layer: visit() passes it by
 
   // x (..., in) -> (..., out) in x's dtype, or float32 when `float32_out`. `spans`: ops/linear/linear.h.
   mlx::core::array operator()(const mlx::core::array& x, const std::optional<mlx::core::array>& spans = {},
                               bool float32_out = false, mlx::core::StreamOrDevice s = {}) const;
+  // The same, but the bias is left to whoever takes the result.
+  mlx::core::array without_bias(const mlx::core::array& x, const std::optional<mlx::core::array>& spans = {},
+                                mlx::core::StreamOrDevice s = {}) const;
   void visit(const std::string& path, const ParameterVisitor& visitor);
 };
+
+// Called with "backbone.layers.0.mixer.in_proj" and the layer.
+using LinearVisitor = std::function<void(const std::string& path, Linear& layer)>;
 
 // x / sqrt(mean(x^2) + eps) * weight over the last axis. weight (d).
 struct RmsNorm {
