@@ -8,11 +8,9 @@
 #include <cstring>
 
 #include "mamba/base/error.h"
-#include "mamba/ops/causal_conv1d/causal_conv1d.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
-#include "mamba/ops/selective_scan/selective_scan.h"
 
 namespace mamba::models {
 
@@ -69,28 +67,6 @@ Spans right_padded(const std::vector<int>& lengths) {
   return spans;
 }
 
-void Mixer::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
-  visitor(nn::joined(path, "A_log"), A_log);
-  visitor(nn::joined(path, "D"), D);
-  in_proj.visit(nn::joined(path, "in_proj"), visitor);
-  conv1d.visit(nn::joined(path, "conv1d"), visitor);
-  x_proj.visit(nn::joined(path, "x_proj"), visitor);
-  dt_proj.visit(nn::joined(path, "dt_proj"), visitor);
-  out_proj.visit(nn::joined(path, "out_proj"), visitor);
-}
-
-void Mixer::visit_linears(const std::string& path, const nn::LinearVisitor& visitor) {
-  visitor(nn::joined(path, "in_proj"), in_proj);
-  visitor(nn::joined(path, "x_proj"), x_proj);
-  visitor(nn::joined(path, "dt_proj"), dt_proj);
-  visitor(nn::joined(path, "out_proj"), out_proj);
-}
-
-void Block::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
-  norm.visit(nn::joined(path, "norm"), visitor);
-  mixer.visit(nn::joined(path, "mixer"), visitor);
-}
-
 MambaLM::MambaLM(Config config) : config_(std::move(config)) {
   fill_derived(config_);
   const auto eps = static_cast<float>(config_.norm_eps);
@@ -135,62 +111,16 @@ void MambaLM::visit_linears(const std::string& path, const nn::LinearVisitor& vi
   }
 }
 
-MambaLM::Derived MambaLM::derive(const Mixer& mixer, mx::StreamOrDevice s) const {
-  const mx::array A_log = mx::astype(mixer.A_log, mx::float32, s);
-  return {
-      .A = mx::negative(mx::exp(A_log, s), s),
-      .conv_weight = mx::reshape(mixer.conv1d.weight, {config_.d_inner, config_.d_conv}, s),
-      .D = mx::astype(mixer.D, mx::float32, s),
-      .dt_bias = mx::astype(*mixer.dt_proj.bias, mx::float32, s),
-  };
-}
-
 void MambaLM::prepare() {
-  std::vector<Derived> derived;
+  std::vector<DerivedParameters> derived;
   std::vector<mx::array> arrays;
   for (const Block& block : layers_) {
-    derived.push_back(derive(block.mixer, {}));
-    const Derived& last = derived.back();
+    derived.push_back(derive(block.mixer));
+    const DerivedParameters& last = derived.back();
     arrays.insert(arrays.end(), {last.A, last.conv_weight, last.D, last.dt_bias});
   }
   mx::eval(arrays);
   derived_ = std::move(derived);
-}
-
-mx::array MambaLM::mix(const Mixer& mixer, const Derived& derived, const mx::array& x, LayerState& state,
-                       const std::optional<mx::array>& spans, const std::optional<mx::array>& resets,
-                       mx::StreamOrDevice s) const {
-  const int inner = config_.d_inner;
-  const int rank = config_.dt_rank;
-  const int n = config_.d_state;
-  const mx::array xz = mixer.in_proj(x, spans, false, s);  // (B, L, 2 D)
-  const std::vector<mx::array> halves = mx::split(xz, mx::Shape{inner}, -1, s);
-  const auto conv = ops::causal_conv1d({.x = halves[0],
-                                        .weight = derived.conv_weight,
-                                        .bias = mixer.conv1d.bias,
-                                        .initial_state = state.conv,
-                                        .spans = spans,
-                                        .resets = resets,
-                                        .silu = true},
-                                       s);
-  const mx::array dt_B_C = mixer.x_proj(conv.y, spans, false, s);  // (B, L, R + 2 N)
-  const std::vector<mx::array> parts = mx::split(dt_B_C, mx::Shape{rank, rank + n}, -1, s);
-  // dt_proj's bias goes into the scan, which adds it in float32.
-  const mx::array delta = mixer.dt_proj.without_bias(parts[0], spans, s);
-  const auto scan = ops::selective_scan({.u = conv.y,
-                                         .delta = delta,
-                                         .A = derived.A,
-                                         .B = parts[1],
-                                         .C = parts[2],
-                                         .D = derived.D,
-                                         .z = halves[1],
-                                         .delta_bias = derived.dt_bias,
-                                         .initial_state = state.ssm,
-                                         .spans = spans,
-                                         .resets = resets},
-                                        s);
-  state = {conv.state, scan.state};
-  return mixer.out_proj(scan.y, spans, false, s);
 }
 
 std::pair<mx::array, State> MambaLM::hidden(const mx::array& tokens, const State& state, const ForwardOptions& options,
@@ -206,19 +136,19 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
   if (options.spans) {
     check_spans(*options.spans, embeddings.shape(0), embeddings.shape(1));
   }
-  const std::optional<mx::array> spans = to_array(options.spans);
   const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
+  const BlockOptions block_options{
+      .residual_dtype = residual_dtype, .spans = to_array(options.spans), .resets = options.resets};
+  const auto run = options.recompute ? run_block_recomputed : run_block;
   State next = state;
-  mx::array x = embeddings;  // (B, L, d_model)
-  std::optional<mx::array> residual;
+  BlockStream stream{.x = embeddings, .residual = std::nullopt, .state = state.layers.front()};
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const Block& block = layers_[i];
-    auto [y, sum] = ops::rms_norm_add(x, residual, block.norm.weight, block.norm.eps, residual_dtype, s);
-    residual = sum;
-    const Derived derived = derived_.empty() ? derive(block.mixer, s) : derived_[i];
-    x = mix(block.mixer, derived, y, next.layers[i], spans, options.resets, s);
+    stream.state = state.layers[i];
+    stream = run(layers_[i], derived_.empty() ? std::nullopt : std::optional(derived_[i]), stream, block_options, s);
+    next.layers[i] = stream.state;
   }
-  x = ops::rms_norm_add(x, residual, norm_f_.weight, norm_f_.eps, residual_dtype, s).first;
+  const mx::array x =
+      ops::rms_norm_add(stream.x, stream.residual, norm_f_.weight, norm_f_.eps, residual_dtype, s).first;
   return {x, std::move(next)};
 }
 

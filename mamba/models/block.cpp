@@ -1,0 +1,141 @@
+#include "mamba/models/block.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "mamba/ops/causal_conv1d/causal_conv1d.h"
+#include "mamba/ops/rms_norm/rms_norm.h"
+#include "mamba/ops/selective_scan/selective_scan.h"
+
+namespace mamba::models {
+
+namespace mx = mlx::core;
+
+namespace {
+
+mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::array& x, LayerState& state,
+              const BlockOptions& options, mx::StreamOrDevice s) {
+  const auto& spans = options.spans;
+  const auto& resets = options.resets;
+  const int inner = mixer.A_log.shape(0);
+  const int rank = mixer.dt_proj.weight.shape(1);
+  const int n = mixer.A_log.shape(1);
+  const mx::array xz = mixer.in_proj(x, spans, false, s);  // (B, L, 2 D)
+  const std::vector<mx::array> halves = mx::split(xz, mx::Shape{inner}, -1, s);
+  const auto conv = ops::causal_conv1d({.x = halves[0],
+                                        .weight = derived.conv_weight,
+                                        .bias = mixer.conv1d.bias,
+                                        .initial_state = state.conv,
+                                        .spans = spans,
+                                        .resets = resets,
+                                        .silu = true},
+                                       s);
+  const mx::array dt_B_C = mixer.x_proj(conv.y, spans, false, s);  // (B, L, R + 2 N)
+  const std::vector<mx::array> parts = mx::split(dt_B_C, mx::Shape{rank, rank + n}, -1, s);
+  // dt_proj's bias goes into the scan, which adds it in float32.
+  const mx::array delta = mixer.dt_proj.without_bias(parts[0], spans, s);
+  const auto scan = ops::selective_scan({.u = conv.y,
+                                         .delta = delta,
+                                         .A = derived.A,
+                                         .B = parts[1],
+                                         .C = parts[2],
+                                         .D = derived.D,
+                                         .z = halves[1],
+                                         .delta_bias = derived.dt_bias,
+                                         .initial_state = state.ssm,
+                                         .spans = spans,
+                                         .resets = resets},
+                                        s);
+  state = {conv.state, scan.state};
+  return mixer.out_proj(scan.y, spans, false, s);
+}
+
+// Every array that a block's result depends on, its adapters' among them, in a fixed order.
+void visit_all(Block& block, const std::function<void(mx::array&)>& visitor) {
+  const nn::ParameterVisitor without_path = [&](const std::string&, mx::array& value) { visitor(value); };
+  block.visit("", without_path);
+  block.mixer.visit_linears("", [&](const std::string&, nn::Linear& layer) {
+    if (layer.lora) {
+      layer.lora->visit("", without_path);
+    }
+  });
+}
+
+}  // namespace
+
+void Mixer::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
+  visitor(nn::joined(path, "A_log"), A_log);
+  visitor(nn::joined(path, "D"), D);
+  in_proj.visit(nn::joined(path, "in_proj"), visitor);
+  conv1d.visit(nn::joined(path, "conv1d"), visitor);
+  x_proj.visit(nn::joined(path, "x_proj"), visitor);
+  dt_proj.visit(nn::joined(path, "dt_proj"), visitor);
+  out_proj.visit(nn::joined(path, "out_proj"), visitor);
+}
+
+void Mixer::visit_linears(const std::string& path, const nn::LinearVisitor& visitor) {
+  visitor(nn::joined(path, "in_proj"), in_proj);
+  visitor(nn::joined(path, "x_proj"), x_proj);
+  visitor(nn::joined(path, "dt_proj"), dt_proj);
+  visitor(nn::joined(path, "out_proj"), out_proj);
+}
+
+void Block::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
+  norm.visit(nn::joined(path, "norm"), visitor);
+  mixer.visit(nn::joined(path, "mixer"), visitor);
+}
+
+DerivedParameters derive(const Mixer& mixer, mx::StreamOrDevice s) {
+  const mx::array A_log = mx::astype(mixer.A_log, mx::float32, s);
+  return {
+      .A = mx::negative(mx::exp(A_log, s), s),
+      .conv_weight = mx::reshape(mixer.conv1d.weight, {mixer.conv1d.weight.shape(0), mixer.conv1d.weight.shape(2)}, s),
+      .D = mx::astype(mixer.D, mx::float32, s),
+      .dt_bias = mx::astype(*mixer.dt_proj.bias, mx::float32, s),
+  };
+}
+
+BlockStream run_block(const Block& block, const std::optional<DerivedParameters>& derived, const BlockStream& in,
+                      const BlockOptions& options, mx::StreamOrDevice s) {
+  const auto [y, sum] =
+      ops::rms_norm_add(in.x, in.residual, block.norm.weight, block.norm.eps, options.residual_dtype, s);
+  LayerState state = in.state;
+  const mx::array x = mix(block.mixer, derived ? *derived : derive(block.mixer, s), y, state, options, s);
+  return {.x = x, .residual = sum, .state = state};
+}
+
+BlockStream run_block_recomputed(const Block& block, const std::optional<DerivedParameters>& derived,
+                                 const BlockStream& in, const BlockOptions& options, mx::StreamOrDevice s) {
+  // Gradients reach what a function is passed, not what it holds: so it is passed everything.
+  std::vector<mx::array> inputs = {in.x, in.state.conv, in.state.ssm};
+  if (in.residual) {
+    inputs.push_back(*in.residual);
+  }
+  const size_t first_parameter = inputs.size();
+  const bool has_residual = in.residual.has_value();
+  Block copy = block;
+  visit_all(copy, [&](mx::array& value) { inputs.push_back(value); });
+  const auto run = [=](const std::vector<mx::array>& arrays) {
+    Block own = copy;
+    size_t next = first_parameter;
+    visit_all(own, [&](mx::array& value) { value = arrays[next++]; });
+    const BlockStream from{.x = arrays[0],
+                           .residual = has_residual ? std::optional(arrays[3]) : std::nullopt,
+                           .state = {arrays[1], arrays[2]}};
+    const BlockStream to = run_block(own, derived, from, options, s);
+    return std::vector{to.x, *to.residual, to.state.conv, to.state.ssm};
+  };
+  const auto gradient = [run](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                              const std::vector<mx::array>&) {
+    // Not before its turn: all blocks computed again at once would take the memory that this is to save.
+    return mx::vjp(run, mx::depends(primals, cotangents), cotangents).second;
+  };
+  const std::vector<mx::array> out = mx::custom_vjp(run, gradient)(inputs);
+  return {.x = out[0], .residual = out[1], .state = {out[2], out[3]}};
+}
+
+}  // namespace mamba::models
