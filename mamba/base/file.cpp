@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 namespace mamba {
@@ -32,11 +33,16 @@ class Descriptor {
     size_ = static_cast<uint64_t>(info.st_size);
     regular_ = S_ISREG(info.st_mode);
   }
-  ~Descriptor() { ::close(fd_); }
+  ~Descriptor() {
+    if (fd_ >= 0) {
+      ::close(fd_);
+    }
+  }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 
   int fd() const { return fd_; }
+  int give() { return std::exchange(fd_, -1); }  // the caller closes it
   uint64_t size() const { return size_; }
   bool regular() const { return regular_; }
 
@@ -84,6 +90,29 @@ std::string read_file(const fs::path& path, uint64_t limit) {
   }
   text.resize(used);
   return text;
+}
+
+InputFile::InputFile(fs::path path) : path_(std::move(path)) {
+  fd_ = Descriptor(path_).give();
+}
+
+InputFile::~InputFile() {
+  ::close(fd_);
+}
+
+size_t InputFile::read(char* out, size_t size) {
+  size_t used = 0;
+  while (used < size) {
+    const ssize_t got = ::read(fd_, out + used, std::min(size - used, size_t{1} << 30));
+    if (got < 0 && errno != EINTR) {
+      fail(path_, "read", errno);
+    }
+    if (got == 0) {
+      break;
+    }
+    used += got > 0 ? static_cast<size_t>(got) : 0;
+  }
+  return used;
 }
 
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
@@ -160,6 +189,21 @@ void make_directories(const fs::path& path) {
   fs::create_directories(path, error);
   check(!error && fs::is_directory(path), "{}: the folder cannot be made: {}", path.string(),
         error ? error.message() : "a file of that name is in the way");
+}
+
+fs::path cache_directory() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value == nullptr ? "" : value);
+  };
+  if (const std::string own = variable("MLX_MAMBA_CACHE"); !own.empty()) {
+    return own;
+  }
+  if (const std::string xdg = variable("XDG_CACHE_HOME"); !xdg.empty()) {
+    return fs::path(xdg) / "mlx-mamba";
+  }
+  const std::string home = variable("HOME");
+  return fs::path(home.empty() ? "/" : home) / ".cache" / "mlx-mamba";
 }
 
 MappedFile::MappedFile(const fs::path& path) {

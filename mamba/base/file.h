@@ -39,11 +39,30 @@ class AtomicFile {
   uint64_t written_ = 0;
 };
 
+// Reads a file piece by piece, for what may be larger than the memory. Not thread-safe.
+class InputFile {
+ public:
+  explicit InputFile(std::filesystem::path path);  // throws Error when it cannot be read
+  ~InputFile();
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  // The next at most `size` bytes; fewer only at the end. Throws Error.
+  size_t read(char* out, size_t size);
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;
+};
+
 // AtomicFile in one call.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
 // Makes `path` and its parents. Throws Error with the reason.
 void make_directories(const std::filesystem::path& path);
+
+// Where what can be made anew is kept: $MLX_MAMBA_CACHE, else mlx-mamba in $XDG_CACHE_HOME or in ~/.cache.
+std::filesystem::path cache_directory();
 
 // A read-only private mapping of a whole file; an empty file maps to an empty span. Movable.
 class MappedFile {

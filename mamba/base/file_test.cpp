@@ -15,6 +15,29 @@ size_t entries(const fs::path& folder) {
   return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator{}));
 }
 
+TEST(File, ReadsPieceByPiece) {
+  const TemporaryDirectory folder;
+  write_file(folder / "a", "abcdefg");
+  InputFile file(folder / "a");
+  char out[4] = {};
+  EXPECT_EQ(file.read(out, 4), 4u);
+  EXPECT_EQ(std::string(out, 4), "abcd");
+  EXPECT_EQ(file.read(out, 4), 3u);
+  EXPECT_EQ(std::string(out, 3), "efg");
+  EXPECT_EQ(file.read(out, 4), 0u);
+  EXPECT_THROW(InputFile(folder / "b"), Error);
+  EXPECT_THROW(InputFile(folder.path()), Error);
+}
+
+TEST(File, ReleasedPagesComeBack) {
+  const TemporaryDirectory folder;
+  write_file(folder / "a", std::string(100'000, 'x'));
+  const MappedFile file(folder / "a");
+  EXPECT_EQ(file.text()[99'999], 'x');
+  file.release();
+  EXPECT_EQ(file.text()[99'999], 'x');
+}
+
 TEST(File, WriteThenReadAndMap) {
   const TemporaryDirectory folder;
   const fs::path path = folder / "a.bin";

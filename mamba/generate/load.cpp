@@ -1,7 +1,6 @@
 #include "mamba/generate/load.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "mamba/base/file.h"
 #include "mamba/base/warning.h"
@@ -28,22 +27,6 @@ const std::vector<std::string>& tokenizer_file_names() {
   static const std::vector<std::string> names = {kTokenizer, "tokenizer_config.json", "special_tokens_map.json",
                                                  "chat_template.jinja"};
   return names;
-}
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-fs::path conversion_cache() {
-  if (const std::string own = environment("MLX_MAMBA_CACHE"); !own.empty()) {
-    return own;
-  }
-  if (const std::string xdg = environment("XDG_CACHE_HOME"); !xdg.empty()) {
-    return fs::path(xdg) / "mlx-mamba";
-  }
-  const std::string home = environment("HOME");
-  return fs::path(home.empty() ? "/" : home) / ".cache" / "mlx-mamba";
 }
 
 bool has_file(const hub::Snapshot& snapshot, const std::string& name) {
@@ -89,7 +72,7 @@ fs::path loadable_directory(const Resolved& source, const hub::Snapshot& snapsho
   for (size_t slash = folder_name.find('/'); slash != std::string::npos; slash = folder_name.find('/')) {
     folder_name.replace(slash, 1, "--");
   }
-  const fs::path converted = conversion_cache() / "converted" / folder_name / snapshot.commit;
+  const fs::path converted = cache_directory() / "converted" / folder_name / snapshot.commit;
   if (fs::exists(converted / "config.json")) {
     return converted;
   }

@@ -7,23 +7,11 @@
 #include <optional>
 #include <string>
 
+#include "mamba/base/file_lock.h"
 #include "mamba/hub/hub.h"
 #include "mamba/hub/names.h"
 
 namespace mamba::hub {
-
-// An exclusive flock on a lock file, which stays behind as Python's filelock leaves it. `waiting` is called about ten
-// times a second while another process (or thread) holds it, and may throw to give up.
-class FileLock {
- public:
-  FileLock(const std::filesystem::path& path, const std::function<void()>& waiting);
-  ~FileLock();
-  FileLock(const FileLock&) = delete;
-  FileLock& operator=(const FileLock&) = delete;
-
- private:
-  int fd_ = -1;
-};
 
 class RepoCache {
  public:
