@@ -4,9 +4,9 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/file.h"
-#include "mamba/text/tokenizer.h"
 #include "mamba/train/data/sources.h"
 #include "mamba/train/data/token_file.h"
+#include "mamba/train/data/tokenize.h"
 
 namespace mamba::train {
 
@@ -14,6 +14,7 @@ namespace fs = std::filesystem;
 
 // What the views of the dataset look into. Deques: addresses stay.
 struct Dataset::Storage {
+  std::optional<TokenCache> cache;
   std::deque<TokenFile> files;
   std::deque<std::vector<int32_t>> tokens;
 };
@@ -51,36 +52,35 @@ std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths,
   }
   const std::vector<Source> sources = find_sources(paths);
   const std::shared_ptr<Dataset> dataset(new Dataset);
-  std::unique_ptr<text::Tokenizer> tokenizer;
+  std::vector<Source> texts;
   for (const Source& source : sources) {
     dataset->statistics_.bytes += static_cast<int64_t>(source.size);
+    if (source.kind == SourceKind::kText || source.kind == SourceKind::kJsonLines) {
+      texts.push_back(source);
+    }
+  }
+  if (!texts.empty()) {
+    const fs::path folder = options.cache.empty() ? cache_directory() / "datasets" : options.cache;
+    const TokenCache& cache =
+        dataset->storage_->cache.emplace(tokenize(texts, options.tokenizer, folder, options.progress));
+    check(cache.counts().largest_id < options.vocab_size,
+          "{}: the tokenizer gives id {} for this data, outside the model's vocabulary of {}: it is another model's",
+          options.tokenizer.string(), cache.counts().largest_id, options.vocab_size);
+    dataset->stream_.append(cache.documents().tokens, DocumentStarts::listed(cache.documents().starts));
+    dataset->examples_ = Examples(cache.examples().tokens, cache.examples().starts, cache.examples().mask);
+  }
+  for (const Source& source : sources) {
     if (source.kind == SourceKind::kNpy || source.kind == SourceKind::kBin) {
       const TokenFile& file =
           dataset->storage_->files.emplace_back(open_token_file(source, options.vocab_size, options.progress));
       dataset->stream_.append(file.tokens, DocumentStarts::regular(file.rows, file.tokens.size() / file.rows));
       dataset->has_documents_ = sources.size() > 1 || !file.is_stream;
-      continue;
     }
-    if (options.tokenizer.empty()) {
-      throw UsageError(fmt::format("{}: text needs a tokenizer", source.path.string()));
-    }
-    if (tokenizer == nullptr) {
-      tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_file(options.tokenizer));
-    }
-    std::vector<int32_t> tokens = tokenizer->encode(read_file(source.path));
-    if (const auto end = tokenizer->token_to_id("<|endoftext|>")) {
-      tokens.push_back(*end);
-    }
-    const TokenArray view = view_of(dataset->storage_->tokens.emplace_back(std::move(tokens)));
-    if (const auto outside = view.first_outside(0, view.size(), options.vocab_size)) {
-      throw Error(fmt::format("{}: token {} of the tokenizer is outside the model's vocabulary of {}",
-                              source.path.string(), outside->value, options.vocab_size));
-    }
-    dataset->stream_.append(view, DocumentStarts::regular(1, view.size()));
   }
   dataset->statistics_.files = static_cast<int64_t>(sources.size());
   dataset->statistics_.documents = dataset->stream_.document_count();
-  dataset->statistics_.tokens = dataset->stream_.size();
+  dataset->statistics_.examples = dataset->examples_.count();
+  dataset->statistics_.tokens = dataset->stream_.size() + dataset->examples_.size();
   return dataset;
 }
 

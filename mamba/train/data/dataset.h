@@ -19,6 +19,8 @@ struct DatasetOptions {
   int64_t vocab_size = 0;
   // A tokenizer.json, with its tokenizer_config.json and chat_template.jinja beside it. Needed for text.
   std::filesystem::path tokenizer;
+  // Where tokenised text is kept; empty: "datasets" in cache_directory() (base/file.h).
+  std::filesystem::path cache;
   ProgressFn progress;
 };
 
@@ -33,9 +35,9 @@ struct DatasetStatistics {
 // Immutable and thread-safe. Not movable, since windows refer to it: held by shared_ptr.
 class Dataset {
  public:
-  // `paths`: files and folders. Throws UsageError where nothing can come of the paths or the options, ParseError and
-  // Error for files that are not what they should be, and Error for an id outside the vocabulary, naming position and
-  // value.
+  // `paths`: files and folders. Text comes first, in the order of the paths, then files of tokens. Throws UsageError
+  // where nothing can come of the paths or the options, ParseError and Error for files that are not what they should
+  // be, and Error for an id outside the vocabulary, naming position and value.
   static std::shared_ptr<const Dataset> open(const std::vector<std::filesystem::path>& paths,
                                              const DatasetOptions& options);
   // A stream of ids from memory. Throws as open() does.

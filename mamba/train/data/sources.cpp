@@ -77,11 +77,15 @@ Source source_at(const fs::path& path, SourceKind kind) {
   check(S_ISREG(info.st_mode), "{}: cannot be read: it is no regular file", path.string());
 #ifdef __APPLE__
   const timespec& modified = info.st_mtimespec;
+  const timespec& changed = info.st_ctimespec;
 #else
   const timespec& modified = info.st_mtim;
+  const timespec& changed = info.st_ctim;
 #endif
-  return {path, kind, static_cast<uint64_t>(info.st_size),
-          static_cast<int64_t>(modified.tv_sec) * 1'000'000'000 + modified.tv_nsec};
+  const auto nanoseconds = [](const timespec& time) {
+    return static_cast<int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+  };
+  return {path, kind, static_cast<uint64_t>(info.st_size), nanoseconds(modified), nanoseconds(changed)};
 }
 
 std::vector<Source> find_sources(const std::vector<fs::path>& paths) {

@@ -15,6 +15,7 @@ struct Source {
   SourceKind kind;
   uint64_t size = 0;     // bytes
   int64_t modified = 0;  // nanoseconds, on whatever clock the file system has
+  int64_t changed = 0;   // the same of content, owner, mode or name: what a modification time was set back to is seen
 };
 
 // Files as they were named; a named file of unknown extension is text. In folders, at any depth, what ends in .txt,

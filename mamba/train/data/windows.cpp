@@ -73,8 +73,8 @@ Windows::Windows(std::shared_ptr<const Dataset> dataset, int64_t length, std::ve
     return;
   }
   if (!examples.empty()) {
-    throw UsageError(fmt::format("{} of {} examples has a token to learn among its first {}: use longer windows",
-                                 examples.size() == 1 ? "not the one" : "none", examples.size(), length_ + 1));
+    throw UsageError(fmt::format("none of {} examples has a token to learn among its first {}: use longer windows",
+                                 examples.size(), length_ + 1));
   }
   throw UsageError(fmt::format("{} has {} tokens but one window of {} needs {}: give more data or a shorter window",
                                name, size, length_, length_ + 1));

@@ -123,19 +123,5 @@ TEST(Windows, WhereDocumentsAreTooLongTheTailIsHeldOut) {
   EXPECT_EQ(training.count(), 53);
 }
 
-TEST(Packing, IsTightAndKeepsTheOrder) {
-  const Packing packing(std::vector<int64_t>{3, 8, 2, 5, 10, 1, 1}, 10);
-  // 3 + 2 + 5, 8 + 1 + 1 and 10 alone.
-  ASSERT_EQ(packing.count(), 3);
-  const auto items = [&](int64_t window) {
-    const auto span = packing.items(window);
-    return std::vector<int64_t>(span.begin(), span.end());
-  };
-  EXPECT_EQ(items(0), (std::vector<int64_t>{0, 2, 3}));
-  EXPECT_EQ(items(1), (std::vector<int64_t>{1, 5, 6}));
-  EXPECT_EQ(items(2), (std::vector<int64_t>{4}));
-  EXPECT_EQ(Packing({}, 10).count(), 0);
-}
-
 }  // namespace
 }  // namespace mamba::train
