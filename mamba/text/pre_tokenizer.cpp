@@ -1,6 +1,7 @@
 #include "mamba/text/pre_tokenizer.h"
 
 #include "mamba/text/byte_alphabet.h"
+#include "mamba/text/gpt2_words.h"
 #include "mamba/text/json_list.h"
 #include "mamba/text/split.h"
 #include "mamba/text/unicode.h"
@@ -16,9 +17,6 @@ std::string character_in(const JsonObject& owner, const std::string& key) {
 }
 
 namespace {
-
-constexpr const char* kByteLevelPattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 // Words get `prefix` in front unless they begin with it.
 class AddPrefix : public PreTokenizerStep {
@@ -59,6 +57,21 @@ class ReplaceSpaces : public PreTokenizerStep {
 
  private:
   std::string content_;
+};
+
+class SplitGpt2Words : public PreTokenizerStep {
+ public:
+  void apply(Words& words) const override {
+    std::vector<Words::Word> out;
+    for (const Words::Word& word : words.list) {
+      for (size_t begin = 0; begin < word.text.size();) {
+        const size_t end = gpt2_word_end(word.text, begin);
+        out.push_back({word.text.substr(begin, end - begin), word.at_start && begin == 0});
+        begin = end;
+      }
+    }
+    words.list = std::move(out);
+  }
 };
 
 class ToByteCharacters : public PreTokenizerStep {
@@ -118,7 +131,7 @@ void PreTokenizer::add(const JsonObject& value) {
       step(std::make_shared<AddPrefix>(" ", false));
     }
     if (value.boolean_or("use_regex", true)) {
-      step(split_at_pattern(Pattern::regex(kByteLevelPattern, value.file()), false, SplitBehavior::kIsolated));
+      step(std::make_shared<SplitGpt2Words>());
     }
     step(std::make_shared<ToByteCharacters>());
     leaves_bytes_ = true;

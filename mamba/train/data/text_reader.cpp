@@ -20,8 +20,8 @@ bool read_more(InputFile& file, std::string& buffer, size_t size) {
 
 }  // namespace
 
-TextReader::TextReader(std::filesystem::path path, const DocumentEncoder& encoder)
-    : path_(std::move(path)), encoder_(encoder), file_(path_) {}
+TextReader::TextReader(std::filesystem::path path, CutFn cut)
+    : path_(std::move(path)), cut_(std::move(cut)), file_(path_) {}
 
 void TextReader::fill() {
   while (!at_end_ && buffer_.size() < kPiece + kLookAhead) {
@@ -48,7 +48,7 @@ std::optional<std::string> TextReader::next() {
   }
   size_t size = well_formed_;
   if (!at_end_ || size > kPiece + kLookAhead / 2) {
-    size = encoder_.cut(std::string_view(buffer_).substr(0, well_formed_), std::min(kPiece, well_formed_ - 1));
+    size = cut_(std::string_view(buffer_).substr(0, well_formed_), std::min(kPiece, well_formed_ - 1));
   }
   std::string piece = buffer_.substr(0, size);
   buffer_.erase(0, size);

@@ -3,21 +3,24 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "mamba/base/file.h"
-#include "mamba/train/data/document_encoder.h"
 
 namespace mamba::train {
 
-// A file's text in pieces that encode to what the whole text encodes to (DocumentEncoder::cut). A byte order mark is
-// left out. Not thread-safe.
+// Where to cut a text, at `limit` or before it; 0 < limit < text.size().
+using CutFn = std::function<size_t(std::string_view text, size_t limit)>;
+
+// A file's text in pieces, cut where `cut` says. A byte order mark is left out. Not thread-safe.
 class TextReader {
  public:
   static constexpr size_t kPiece = size_t{1} << 17;
 
-  TextReader(std::filesystem::path path, const DocumentEncoder& encoder);
+  TextReader(std::filesystem::path path, CutFn cut);
 
   // Nothing at the end. Throws ParseError with the place of the first byte that is not UTF-8.
   std::optional<std::string> next();
@@ -26,7 +29,7 @@ class TextReader {
   void fill();
 
   std::filesystem::path path_;
-  const DocumentEncoder& encoder_;
+  CutFn cut_;
   InputFile file_;
   std::string buffer_;
   int64_t offset_ = 0;      // of the buffer in the file

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <exception>
-#include <memory>
+#include <optional>
+#include <vector>
 
 #include "mamba/base/error.h"
 #include "mamba/base/file_lock.h"
@@ -10,7 +11,7 @@
 #include "mamba/text/tokenizer_config.h"
 #include "mamba/train/data/document_encoder.h"
 #include "mamba/train/data/json_lines.h"
-#include "mamba/train/data/text_reader.h"
+#include "mamba/train/data/source_reader.h"
 
 namespace mamba::train {
 
@@ -18,33 +19,25 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// What is read before it is encoded, on all cores: large enough for a range for each of many cores.
-constexpr size_t kGroupBytes = size_t{8} << 20;
-constexpr size_t kGroupItems = 8192;
 constexpr int kEncodingVersion = 1;  // to be raised when the same files and tokenizer give other tokens
 
-// A piece of a text file, or a line of a JSON lines file; then its tokens.
 struct Item {
-  const Source* source;
-  std::string text;
-  int64_t line = 0;    // 0: a piece of a text file
-  bool begins = true;  // a document
-  bool ends = true;
-
+  SourceItem source;
   EncodedExample encoded;
   bool is_example = false;
   std::exception_ptr error;
 };
 
 void encode(Item& item, const DocumentEncoder& encoder) {
-  if (item.line == 0) {
-    item.encoded.ids = encoder.encode(item.text);
+  if (!item.source.is_line()) {
+    item.encoded.ids = encoder.encode(item.source.text);
     return;
   }
-  const auto record = parse_record(item.text, fmt::format("{}:{}", item.source->path.string(), item.line));
+  const auto record = parse_record(item.source.text, item.source.place());
   if (!record) {
-    item.begins = item.ends = false;
-  } else if (record->is_example) {
+    return;
+  }
+  if (record->is_example) {
     item.is_example = true;
     item.encoded = encoder.completion(record->prompt, record->completion);
   } else {
@@ -52,66 +45,13 @@ void encode(Item& item, const DocumentEncoder& encoder) {
   }
 }
 
-// Reads the sources item by item.
-class ItemReader {
- public:
-  ItemReader(std::span<const Source> sources, const DocumentEncoder& encoder) : sources_(sources), encoder_(encoder) {}
-
-  // False when there is no more.
-  bool next(Item& item) {
-    for (; source_ < sources_.size(); ++source_) {
-      const Source& source = sources_[source_];
-      item = Item{.source = &source, .text = {}, .encoded = {}, .error = {}};
-      if (source.kind == SourceKind::kJsonLines) {
-        if (lines_ == nullptr) {
-          lines_ = std::make_unique<LineReader>(source.path);
-        }
-        if (auto line = lines_->next()) {
-          item.text = std::move(*line);
-          item.line = lines_->line();
-          return true;
-        }
-        lines_.reset();
-        continue;
-      }
-      if (pieces_ == nullptr) {
-        pieces_ = std::make_unique<TextReader>(source.path, encoder_);
-        piece_ = pieces_->next();
-        item.begins = true;
-      } else {
-        item.begins = false;
-      }
-      if (piece_) {
-        item.text = std::move(*piece_);
-        piece_ = pieces_->next();
-        item.ends = !piece_;
-        if (item.ends) {
-          pieces_.reset();
-          ++source_;
-        }
-        return true;
-      }
-      pieces_.reset();  // an empty file
-    }
-    return false;
-  }
-
- private:
-  std::span<const Source> sources_;
-  const DocumentEncoder& encoder_;
-  size_t source_ = 0;
-  std::unique_ptr<LineReader> lines_;
-  std::unique_ptr<TextReader> pieces_;
-  std::optional<std::string> piece_;
-};
-
 void write(const Item& item, const DocumentEncoder& encoder, TokenCacheWriter& writer) {
   if (item.is_example) {
     writer.add_example(item.encoded.ids, item.encoded.mask);
     return;
   }
   std::span<const int32_t> ids = item.encoded.ids;
-  if (item.begins && !ids.empty()) {
+  if (item.source.begins && !ids.empty()) {
     writer.add(encoder.prefix());
   }
   const std::optional<int32_t> end = encoder.end();
@@ -127,7 +67,7 @@ void write(const Item& item, const DocumentEncoder& encoder, TokenCacheWriter& w
     ids = ids.subspan(size);
   }
   writer.add(ids);
-  if (item.ends && writer.document_open()) {
+  if (item.source.ends && writer.document_open()) {
     if (end) {
       writer.add(std::span(&*end, 1));
     }
@@ -137,41 +77,29 @@ void write(const Item& item, const DocumentEncoder& encoder, TokenCacheWriter& w
 
 void fill(TokenCacheWriter& writer, std::span<const Source> sources, const DocumentEncoder& encoder,
           const ProgressFn& progress) {
-  int64_t total = 0;
-  for (const Source& source : sources) {
-    total += static_cast<int64_t>(source.size);
-  }
-  ItemReader reader(sources, encoder);
-  std::vector<Item> group;
-  int64_t done = 0;
-  for (bool more = true; more;) {
-    group.clear();
-    size_t bytes = 0;
-    while (bytes < kGroupBytes && group.size() < kGroupItems && (more = reader.next(group.emplace_back()))) {
-      bytes += group.back().text.size() + (group.back().line > 0 ? 1 : 0);
+  SourceReader reader(sources, [&](std::string_view text, size_t limit) { return encoder.cut(text, limit); });
+  std::vector<Item> items;
+  for (std::vector<SourceItem> group = reader.next(); !group.empty(); group = reader.next()) {
+    items.clear();
+    for (SourceItem& item : group) {
+      items.emplace_back().source = std::move(item);
     }
-    if (!more) {
-      group.pop_back();
-    }
-    parallel_for(static_cast<int64_t>(group.size()), 1, [&](int64_t begin, int64_t end) {
+    parallel_for(static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
         try {
-          encode(group[i], encoder);
+          encode(items[i], encoder);
         } catch (...) {
-          group[i].error = std::current_exception();
+          items[i].error = std::current_exception();
         }
       }
     });
-    for (const Item& item : group) {
+    for (const Item& item : items) {
       if (item.error) {
         std::rethrow_exception(item.error);
       }
       write(item, encoder, writer);
     }
-    done = std::min(done + static_cast<int64_t>(bytes), total);
-    if (progress) {
-      progress({.what = "tokenising", .done = more ? done : total, .total = total, .finished = !more});
-    }
+    reader.report("tokenising", progress);
   }
 }
 
