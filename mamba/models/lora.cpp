@@ -124,11 +124,11 @@ void add_lora(MambaLM& model, const LoraConfig& config, uint64_t seed) {
   mx::eval(values);
 }
 
-void merge_lora(MambaLM& model) {
-  model.visit_linears("", [](const std::string&, nn::Linear& layer) {
+void merge_lora(MambaLM& model, std::optional<mx::Dtype> dtype) {
+  model.visit_linears("", [&](const std::string&, nn::Linear& layer) {
     if (layer.lora) {
       const mx::array merged = mx::add(mx::astype(layer.weight, mx::float32), layer.lora->product());
-      layer.weight = mx::astype(merged, layer.weight.dtype());
+      layer.weight = mx::astype(merged, dtype.value_or(layer.weight.dtype()));
       layer.lora.reset();
       mx::eval(layer.weight);
     }

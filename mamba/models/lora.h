@@ -1,7 +1,10 @@
 // Low-rank adapters of a whole model: which layers get one, and the adapter's parameters apart from the model's.
 #pragma once
 
+#include <mlx/dtype.h>
+
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,7 +29,8 @@ struct LoraConfig {
   std::vector<std::pair<std::string, int>> rank_pattern = {};
   std::vector<std::pair<std::string, double>> alpha_pattern = {};
 
-  std::string base_model = {};  // base_model_name_or_path: folder or repository; empty: unknown
+  std::string base_model = {};     // base_model_name_or_path: folder or repository; empty: unknown
+  std::string base_revision = {};  // "revision" of that repository; empty: its main branch
 };
 
 // Names of all layers that take an adapter.
@@ -48,8 +52,9 @@ std::vector<LoraModule> lora_modules(const LoraConfig& config, const Config& mod
 // gives the same values. Throws as lora_modules() does, and when the model has an adapter.
 void add_lora(MambaLM& model, const LoraConfig& config, uint64_t seed);
 
-// Adds each adapter's product to its layer's weights, in the weights' dtype, and takes the adapters away.
-void merge_lora(MambaLM& model);
+// Adds each adapter's product to its layer's weights and takes the adapters away. Sums are float32 and rounded once,
+// to the weights' dtype or to the one given.
+void merge_lora(MambaLM& model, std::optional<mlx::core::Dtype> dtype = {});
 
 bool has_lora(MambaLM& model);
 
