@@ -22,6 +22,7 @@ std::span<const Command> commands();
 extern const Command kGenerate;
 extern const Command kScore;
 extern const Command kConvert;
+extern const Command kMerge;
 extern const Command kTokenize;
 extern const Command kInfo;
 extern const Command kCompletion;

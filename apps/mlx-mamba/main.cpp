@@ -13,7 +13,7 @@
 namespace mamba::cli {
 
 std::span<const Command> commands() {
-  static const Command table[] = {kGenerate, kScore, kConvert, kTokenize, kInfo, kCompletion};
+  static const Command table[] = {kGenerate, kScore, kConvert, kMerge, kTokenize, kInfo, kCompletion};
   return table;
 }
 

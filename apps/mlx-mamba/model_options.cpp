@@ -7,6 +7,7 @@
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
 #include "mamba/base/warning.h"
+#include "mamba/generate/adapter.h"
 #include "mamba/models/registry.h"
 
 namespace mamba::cli {
@@ -17,6 +18,12 @@ void ModelOptions::declare_source(OptionTable& options) {
   options.text("--model", "NAME", &model, "folder, or name on the hub (default: the model that ships with the program)",
                Offer::kFolders);
   options.text("--revision", "R", &revision, "branch, tag or commit of a model on the hub (default: main)");
+}
+
+void ModelOptions::declare_adapter(OptionTable& options) {
+  options.text("--adapter", "NAME", &adapter,
+               "LoRA adapter in PEFT's format: folder, or name on the hub (default model: the one it was made for)",
+               Offer::kFolders);
 }
 
 void ModelOptions::declare_dtype(OptionTable& options) {
@@ -31,7 +38,24 @@ void ModelOptions::declare_machine(OptionTable& options) {
       "processor threads (default: one for each processor)");
 }
 
-std::string ModelOptions::name() const {
+std::optional<generate::Adapter> ModelOptions::find_adapter() const {
+  if (!adapter) {
+    return std::nullopt;
+  }
+  if (adapter->empty()) {
+    throw UsageError("--adapter must not be empty: give a folder or the name of a repository");
+  }
+  return generate::resolve_adapter(*adapter, load_options());
+}
+
+std::string ModelOptions::name(const std::optional<generate::Adapter>& for_adapter) const {
+  if (!model && for_adapter) {
+    if (for_adapter->config.base_model.empty()) {
+      throw UsageError(
+          fmt::format("the adapter {} does not say which model it was made for: give --model", quote(*adapter, 200)));
+    }
+    return for_adapter->config.base_model;
+  }
   if (!model) {
     return shipped_model().string();
   }
@@ -41,8 +65,12 @@ std::string ModelOptions::name() const {
   return *model;
 }
 
-generate::LoadOptions ModelOptions::load_options() const {
+generate::LoadOptions ModelOptions::load_options(const std::optional<generate::Adapter>& for_adapter) const {
   generate::LoadOptions options;
+  options.adapter = for_adapter;
+  if (!model && for_adapter && !for_adapter->config.base_revision.empty()) {
+    options.revision = for_adapter->config.base_revision;
+  }
   if (dtype) {
     options.dtype = models::parse_dtype(*dtype);
   }
@@ -56,8 +84,8 @@ generate::LoadOptions ModelOptions::load_options() const {
   return options;
 }
 
-generate::Resolved ModelOptions::resolve() const {
-  return generate::resolve_model(name(), load_options());
+generate::Resolved ModelOptions::resolve(const std::optional<generate::Adapter>& for_adapter) const {
+  return generate::resolve_model(name(for_adapter), load_options(for_adapter));
 }
 
 void ModelOptions::prepare_machine() const {
@@ -76,17 +104,19 @@ void ModelOptions::prepare_machine() const {
 
 generate::LoadedModel ModelOptions::load(TokenizerIs tokenizer) const {
   prepare_machine();
-  const std::string source = name();
+  const std::optional<generate::Adapter> found = find_adapter();
+  const std::string source = name(found);
+  const generate::LoadOptions options = load_options(found);
   if (tokenizer == TokenizerIs::kNeeded) {
-    return generate::load(source, load_options());
+    return generate::load(source, options);
   }
   std::string reason;
   try {
-    return generate::load(source, load_options());
+    return generate::load(source, options);
   } catch (const Error& e) {
     reason = e.what();
   }
-  generate::LoadedModel loaded = generate::load(source, load_options(), false);  // throws when it was not the tokenizer
+  generate::LoadedModel loaded = generate::load(source, options, false);  // throws when it was not the tokenizer
   warn_once(fmt::format("going on without a tokenizer, so without text: {}", reason));
   return loaded;
 }

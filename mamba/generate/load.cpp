@@ -8,6 +8,7 @@
 #include "mamba/io/checkpoint.h"
 #include "mamba/io/save.h"
 #include "mamba/models/checkpoint.h"
+#include "mamba/models/peft.h"
 #include "mamba/models/registry.h"
 
 namespace mamba::generate {
@@ -152,14 +153,22 @@ LoadedModel load(const std::string& name, const LoadOptions& options, bool with_
   if (with_tokenizer && !source.tokenizer.empty()) {
     tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_file(source.tokenizer));
   }
-  return {models::load_model(source.directory, options.dtype), std::move(tokenizer), std::move(source)};
+  models::MambaLM model = models::load_model(source.directory, options.dtype);
+  if (options.adapter) {
+    models::load_adapter(model, options.adapter->directory);
+  }
+  return {std::move(model), std::move(tokenizer), std::move(source)};
 }
 
 void convert(const Resolved& source, const fs::path& directory, std::optional<mx::Dtype> dtype,
              const ProgressFn& progress) {
   models::MambaLM model(models::read_config(source.directory));
   models::load_parameters(*io::open_checkpoint(source.directory), model);
-  const mx::Dtype weights = dtype.value_or(model.dtype());
+  save_converted(model, dtype.value_or(model.dtype()), dtype, source, directory, progress);
+}
+
+void save_converted(models::MambaLM& model, mx::Dtype weights, std::optional<mx::Dtype> dtype, const Resolved& source,
+                    const fs::path& directory, const ProgressFn& progress) {
   make_directories(directory);
   io::save_checkpoint(directory, models::parameters_to_save(model, dtype), io::kDefaultShardBytes, io::kTorchFormat,
                       progress);

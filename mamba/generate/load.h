@@ -9,14 +9,22 @@
 #include <string>
 
 #include "mamba/base/progress.h"
+#include "mamba/models/lora.h"
 #include "mamba/models/mamba.h"
 #include "mamba/text/tokenizer.h"
 
 namespace mamba::generate {
 
+// A PEFT adapter and what its configuration says.
+struct Adapter {
+  std::filesystem::path directory;
+  models::LoraConfig config;
+};
+
 struct LoadOptions {
   std::optional<mlx::core::Dtype> dtype;  // the stored one by default
   std::string revision = "main";          // of a hub repository: branch, tag or commit
+  std::optional<Adapter> adapter;         // put in front of the model's weights: generate/adapter.h
   ProgressFn progress;                    // downloads and conversion
 };
 
@@ -45,12 +53,17 @@ Resolved resolve_model(const std::string& name, const LoadOptions& options = {},
 // none.
 std::filesystem::path resolve_tokenizer(const std::string& name, const LoadOptions& options = {});
 
-// resolve_model, then weights and (unless `with_tokenizer` is false) tokenizer.
+// resolve_model, then weights, the adapter if one is given, and (unless `with_tokenizer` is false) tokenizer.
 LoadedModel load(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
 
 // Copies `source`'s model in Hugging Face's layout with its tokenizer files into `directory`, in `dtype` if given.
 // Nothing is left half-written where a reader would take it for whole: config.json comes last.
 void convert(const Resolved& source, const std::filesystem::path& directory, std::optional<mlx::core::Dtype> dtype = {},
              const ProgressFn& progress = {});
+
+// What convert() writes, of a model that is in memory: `model` in `dtype` if given, with tokenizer and generation
+// settings of `source`. `weights`: what config.json calls the model's dtype.
+void save_converted(models::MambaLM& model, mlx::core::Dtype weights, std::optional<mlx::core::Dtype> dtype,
+                    const Resolved& source, const std::filesystem::path& directory, const ProgressFn& progress = {});
 
 }  // namespace mamba::generate

@@ -5,6 +5,8 @@
 tiny_model tiny
 mkdir -p hub/someone
 cp -r tiny hub/someone/tiny
+cp -r "$MAMBA_SOURCE_DIR/tests/golden/lora/regex" hub/someone/adapter
+sed 's|"models/base"|"someone/tiny"|' hub/someone/adapter/adapter_config.json > c && mv c hub/someone/adapter/adapter_config.json
 mkdir -p hub/state-spaces/tiny hub/EleutherAI/gpt-neox-20b
 cp "$MAMBA_SOURCE_DIR"/tests/golden/models/state_spaces_padded/config.json \
   "$MAMBA_SOURCE_DIR"/tests/golden/models/state_spaces_padded/pytorch_model.bin hub/state-spaces/tiny
@@ -30,6 +32,12 @@ mlx_mamba generate --model tiny --tokens 1,2,3 --temperature 0 --max-tokens 5 --
 expect_same hub.ids own.ids
 mlx_mamba info --model someone/tiny --json > i 2> err
 json i "d[0]['repository'] == 'someone/tiny' and len(d[0]['commit']) == 40"
+
+# An adapter by name, with the model that it names.
+mlx_mamba generate --adapter someone/adapter --tokens 1,2,3 --temperature 0 --max-tokens 5 --ignore-eos > hub.ids 2> err
+mlx_mamba generate --model tiny --adapter hub/someone/adapter --tokens 1,2,3 --temperature 0 --max-tokens 5 --ignore-eos > adapted.ids
+expect_same hub.ids adapted.ids
+if cmp -s adapted.ids own.ids; then fail "the adapter does nothing"; fi
 
 # A tokenizer alone: no weights are fetched for it, nor a configuration of some other kind of model read.
 mlx_mamba tokenize --model state-spaces/tiny --text hello > ids 2> err

@@ -209,6 +209,7 @@ std::function<int()> declare(OptionTable& table) {
              Offer::kFiles);
   table.group("Model");
   o->model.declare_source(table);
+  o->model.declare_adapter(table);
   o->model.declare_dtype(table);
   o->model.declare_machine(table);
   table.group("Text");
@@ -250,6 +251,7 @@ const Command kGenerate = {
     "\"==> prompt 2 <==\" first. A model without a tokenizer prints token ids.",
     "  mlx-mamba generate --prompt \"ROMEO:\" --max-tokens 100\n"
     "  mlx-mamba generate --model state-spaces/mamba-130m --prompt \"The sea was\" --temperature 0.7 --seed 1\n"
+    "  mlx-mamba generate --adapter run/adapter --prompt \"Once\"\n"
     "  mlx-mamba generate --prompt-file story.txt --save-state story.state && "
     "mlx-mamba generate --load-state story.state\n"
     "  mlx-mamba generate --batch-file prompts.txt --temperature 0 --json > results.jsonl\n",

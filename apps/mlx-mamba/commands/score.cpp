@@ -107,6 +107,7 @@ std::function<int()> declare(OptionTable& table) {
   table.text("--tokens", "IDS", &o->tokens, "the same as token ids, 1,2,3; works without a tokenizer");
   table.group("Model");
   o->model.declare_source(table);
+  o->model.declare_adapter(table);
   o->model.declare_dtype(table);
   o->model.declare_machine(table);
   table.group("Output");
@@ -124,6 +125,7 @@ const Command kScore = {
     "tokens, the mean loss in nats per token, and the perplexity.",
     "  mlx-mamba score --text \"To be, or not to be\"\n"
     "  mlx-mamba score --model state-spaces/mamba-130m --text-file book.txt --json\n"
+    "  mlx-mamba score --adapter run/adapter --text-file chapter.txt\n"
     "  mlx-mamba score --tokens 1,2,3 --logits logits.safetensors\n",
     declare};
 

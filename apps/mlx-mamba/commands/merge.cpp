@@ -1,0 +1,60 @@
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "apps/mlx-mamba/command.h"
+#include "apps/mlx-mamba/model_options.h"
+#include "mamba/base/error.h"
+#include "mamba/generate/adapter.h"
+
+namespace mamba::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  ModelOptions model;
+  std::optional<std::string> out;
+};
+
+int run(const Options& o) {
+  if (!o.out || o.out->empty()) {
+    throw UsageError("--out is missing: name the folder to write (see mlx-mamba merge --help)");
+  }
+  if (!o.model.adapter) {
+    throw UsageError("--adapter is missing: name the adapter to fold in (see mlx-mamba merge --help)");
+  }
+  const std::optional<generate::Adapter> adapter = o.model.find_adapter();
+  const generate::LoadOptions load = o.model.load_options(adapter);
+  const generate::Resolved source = o.model.resolve(adapter);
+  std::error_code ignored;
+  if (fs::equivalent(source.directory, *o.out, ignored)) {
+    throw UsageError(fmt::format("--out {}: is the model itself; name another folder", quote(*o.out, 200)));
+  }
+  if (fs::equivalent(adapter->directory, *o.out, ignored)) {
+    throw UsageError(fmt::format("--out {}: is the adapter itself; name another folder", quote(*o.out, 200)));
+  }
+  generate::merge(source, *adapter, *o.out, load.dtype, load.progress);
+  return 0;
+}
+
+std::function<int()> declare(OptionTable& table) {
+  const auto o = std::make_shared<Options>();
+  o->model.declare_source(table);
+  o->model.declare_adapter(table);
+  table.text("--out", "DIR", &o->out, "folder to write; made when it is missing", Offer::kFolders);
+  o->model.declare_dtype(table);
+  return [o] { return run(*o); };
+}
+
+}  // namespace
+
+const Command kMerge = {
+    "merge", "Folds a LoRA adapter into a model's weights.",
+    "The result is a model as convert writes it, which computes what model and adapter compute together. Without "
+    "--model the adapter goes into the model that it was made for.",
+    "  mlx-mamba merge --adapter run/adapter --out merged\n"
+    "  mlx-mamba merge --model state-spaces/mamba-130m --adapter ./adapter --out merged --dtype bfloat16\n",
+    declare};
+
+}  // namespace mamba::cli
