@@ -8,6 +8,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/selective_scan/gpu.h"
 #include "mamba/ops/selective_scan/kernel.h"
 #include "mamba/ops/selective_scan/primitive.h"
 #include "mamba/ops/selective_scan/reference.h"
@@ -118,6 +119,9 @@ SelectiveScanOutputs selective_scan(const SelectiveScanInputs& in, mx::StreamOrD
   check_inputs(in, 3);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
+    if (in.A.shape(1) <= scan::kMaxGpuStates) {
+      return scan::gpu_scan(in, stream);
+    }
     report_missing_kernel(kOp, stream);
     return selective_scan_reference(in, stream);
   }
@@ -128,6 +132,9 @@ SelectiveScanOutputs selective_scan_step(const SelectiveScanInputs& in, mx::Stre
   check_inputs(in, 2);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
+    if (in.A.shape(1) <= scan::kMaxGpuStates) {
+      return scan::gpu_step(in, stream);
+    }
     report_missing_kernel(kOp, stream);
     SelectiveScanInputs row = in;
     for (mx::array* a : {&row.u, &row.delta, &row.B, &row.C}) {

@@ -1,0 +1,63 @@
+// The words of kernel source as host C++: what runs in unit tests. A kernel's body is included inside a function that
+// names its arrays and constants with the macros at the end; gpu/host.h emulates threads, barriers and shuffles.
+#pragma once
+
+#include <cmath>
+
+#include "mamba/ops/gpu/host.h"
+
+#define MAMBA_FN inline
+#define MAMBA_PRIVATE
+#define MAMBA_UNROLL
+#define MAMBA_NO_UNROLL
+#define MAMBA_SHARED(type, name, count) type* const name = mamba::ops::gpu::host::shared<type>(count)
+#define MAMBA_SHARED_PTR(type) type*
+#define MAMBA_BARRIER() mamba::ops::gpu::host::barrier()
+#define MAMBA_SHUFFLE(value, lane) mamba::ops::gpu::host::shuffle(value, lane)
+#define MAMBA_SHUFFLE_XOR(value, mask) mamba::ops::gpu::host::shuffle_xor(value, mask)
+#define MAMBA_THREAD mamba::ops::gpu::host::thread_index()
+#define MAMBA_GROUP_X mamba::ops::gpu::host::group_index(0)
+#define MAMBA_GROUP_Y mamba::ops::gpu::host::group_index(1)
+#define MAMBA_GROUP_Z mamba::ops::gpu::host::group_index(2)
+#define MAMBA_GROUPS_Z mamba::ops::gpu::host::groups_z()
+
+namespace mamba::ops::gpu::dialect {
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+
+MAMBA_FN float mamba_exp2(float x) {
+  return std::exp2(x);
+}
+MAMBA_FN float mamba_reciprocal(float x) {
+  return 1.0f / x;
+}
+MAMBA_FN float mamba_rsqrt(float x) {
+  return 1.0f / std::sqrt(x);
+}
+MAMBA_FN float mamba_fma(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+MAMBA_FN float mamba_max(float a, float b) {
+  return a < b ? b : a;
+}
+MAMBA_FN float mamba_abs(float x) {
+  return std::fabs(x);
+}
+
+#include "mamba/ops/gpu/math.h"
+
+}  // namespace mamba::ops::gpu::dialect
+
+// In front of an included body: its arrays, whatever their dtypes, and its compile-time constants.
+#define MAMBA_HOST_IN(name)                                                        \
+  [[maybe_unused]] const mamba::ops::gpu::host::Input name = launch.input(#name);  \
+  [[maybe_unused]] const mamba::ops::gpu::host::Sizes name##_shape = name.shape(); \
+  [[maybe_unused]] const mamba::ops::gpu::host::Sizes name##_strides = name.strides()
+#define MAMBA_HOST_OUT(name) [[maybe_unused]] const mamba::ops::gpu::host::Output name = launch.output(#name)
+#define MAMBA_HOST_BOOL(name) [[maybe_unused]] const bool name = launch.constant(#name) != 0
+#define MAMBA_HOST_INT(name) [[maybe_unused]] const int name = launch.constant(#name)

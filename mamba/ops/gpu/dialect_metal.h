@@ -1,0 +1,35 @@
+// The words of kernel source on Apple's GPUs. Text that is compiled at run time, in front of a kernel; docs/metal.md
+// lists what it uses of the Metal Shading Language. MLX declares the attributes that kernel source names.
+#define MAMBA_FN inline
+#define MAMBA_PRIVATE thread
+#define MAMBA_UNROLL _Pragma("clang loop unroll(full)")
+#define MAMBA_NO_UNROLL _Pragma("clang loop unroll(disable)")
+#define MAMBA_SHARED(type, name, count) threadgroup type name[count]
+#define MAMBA_SHARED_PTR(type) threadgroup type*
+#define MAMBA_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
+#define MAMBA_SHUFFLE(value, lane) simd_shuffle(value, ushort(lane))
+#define MAMBA_SHUFFLE_XOR(value, mask) simd_shuffle_xor(value, ushort(mask))
+#define MAMBA_THREAD int(mamba_thread.x)
+#define MAMBA_GROUP_X int(mamba_group.x)
+#define MAMBA_GROUP_Y int(mamba_group.y)
+#define MAMBA_GROUP_Z int(mamba_group.z)
+#define MAMBA_GROUPS_Z int(mamba_groups.z)
+
+MAMBA_FN float mamba_exp2(float x) {
+  return metal::fast::exp2(x);
+}
+MAMBA_FN float mamba_reciprocal(float x) {
+  return 1.0f / x;
+}
+MAMBA_FN float mamba_rsqrt(float x) {
+  return metal::precise::rsqrt(x);
+}
+MAMBA_FN float mamba_fma(float a, float b, float c) {
+  return metal::fma(a, b, c);
+}
+MAMBA_FN float mamba_max(float a, float b) {
+  return metal::max(a, b);
+}
+MAMBA_FN float mamba_abs(float x) {
+  return metal::abs(x);
+}

@@ -1,0 +1,345 @@
+#include "mamba/ops/gpu/host.h"
+
+#include <mlx/types/half_types.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <memory>
+
+#include "mamba/base/error.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace mamba::ops::gpu::host {
+
+namespace mx = mlx::core;
+
+namespace {
+
+constexpr int64_t kStackBytes = 256 << 10;
+constexpr int64_t kSharedBytes = 32 << 10;  // what Metal gives a group
+
+enum class Waiting { kNothing, kBarrier, kShuffle, kDone };
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  Waiting waiting = Waiting::kNothing;
+  int64_t shared_used = 0;
+  int shuffles = 0;
+  void* sanitizer = nullptr;
+};
+
+// One group at work. Shuffled values lie in two rows by turns: a lane that goes on posts to the other one.
+struct Group {
+  const Launch* launch = nullptr;
+  Body body = nullptr;
+  int index[3] = {0, 0, 0};
+  std::vector<Fiber> fibers;
+  std::vector<float> posted[2];
+  std::vector<char> shared;
+  int current = 0;
+  ucontext_t scheduler;
+  std::exception_ptr failure;
+  void* scheduler_sanitizer = nullptr;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_bytes = 0;
+};
+
+thread_local Group* group = nullptr;
+
+void before_switch([[maybe_unused]] void** save, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t bytes,
+                   [[maybe_unused]] void* fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(save, stack, bytes);
+#endif
+#if defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(fiber, 0);
+#endif
+}
+
+void after_switch([[maybe_unused]] void* saved, [[maybe_unused]] const void** stack, [[maybe_unused]] size_t* bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(saved, stack, bytes);
+#endif
+}
+
+void wait_for(Waiting what) {
+  Fiber& self = group->fibers[static_cast<size_t>(group->current)];
+  self.waiting = what;
+  void* saved = nullptr;
+  before_switch(what == Waiting::kDone ? nullptr : &saved, group->scheduler_stack, group->scheduler_stack_bytes,
+                group->scheduler_sanitizer);
+  swapcontext(&self.context, &group->scheduler);
+  after_switch(saved, nullptr, nullptr);
+}
+
+void fiber_main() {
+  after_switch(nullptr, &group->scheduler_stack, &group->scheduler_stack_bytes);
+  try {
+    group->body(*group->launch);
+  } catch (...) {
+    group->failure = std::current_exception();
+  }
+  wait_for(Waiting::kDone);
+}
+
+void resume(int thread) {
+  group->current = thread;
+  Fiber& fiber = group->fibers[static_cast<size_t>(thread)];
+  fiber.waiting = Waiting::kNothing;
+  void* saved = nullptr;
+  before_switch(&saved, fiber.stack.get(), kStackBytes, fiber.sanitizer);
+  swapcontext(&group->scheduler, &fiber.context);
+  after_switch(saved, nullptr, nullptr);
+}
+
+bool all_wait_for(Waiting what, int first, int last) {
+  return std::all_of(group->fibers.begin() + first, group->fibers.begin() + last,
+                     [&](const Fiber& fiber) { return fiber.waiting == what; });
+}
+
+void release(int first, int last) {
+  for (int i = first; i < last; ++i) {
+    group->fibers[static_cast<size_t>(i)].waiting = Waiting::kNothing;
+  }
+}
+
+void start_fibers() {
+  const int threads = group->launch->threads;
+  for (int i = 0; i < threads; ++i) {
+    Fiber& fiber = group->fibers[static_cast<size_t>(i)];
+    fiber.waiting = Waiting::kNothing;
+    fiber.shared_used = 0;
+    fiber.shuffles = 0;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_main, 0);
+#if defined(__SANITIZE_THREAD__)
+    fiber.sanitizer = __tsan_create_fiber(0);
+#endif
+  }
+}
+
+void end_fibers() {
+#if defined(__SANITIZE_THREAD__)
+  for (Fiber& fiber : group->fibers) {
+    __tsan_destroy_fiber(fiber.sanitizer);
+  }
+#endif
+}
+
+// Runs the fibers of one group to their ends; `turn` picks the order.
+void run_group(int64_t turn) {
+  const int threads = group->launch->threads;
+  std::fill(group->shared.begin(), group->shared.end(), static_cast<char>(0xff));  // NaN as float
+  start_fibers();
+  // Odd steps visit every thread of a power of two.
+  const int step = static_cast<int>(turn * 2 + 1) % threads;
+  while (!all_wait_for(Waiting::kDone, 0, threads)) {
+    bool moved = false;
+    for (int i = 0; i < threads && !group->failure; ++i) {
+      const int thread = turn % 2 == 0 ? (i * step) % threads : threads - 1 - (i * step) % threads;
+      if (group->fibers[static_cast<size_t>(thread)].waiting == Waiting::kNothing) {
+        resume(thread);
+        moved = true;
+      }
+    }
+    if (group->failure) {
+      break;
+    }
+    for (int first = 0; first < threads; first += kSimdWidth) {
+      if (all_wait_for(Waiting::kShuffle, first, first + kSimdWidth)) {
+        release(first, first + kSimdWidth);
+        moved = true;
+      }
+    }
+    if (all_wait_for(Waiting::kBarrier, 0, threads)) {
+      release(0, threads);
+      moved = true;
+    }
+    check(moved, "a GPU kernel's barrier or shuffle is not reached by all threads");
+  }
+  end_fibers();
+}
+
+template <typename T>
+double number(const mx::array& a, int64_t i) {
+  return static_cast<double>(static_cast<float>(a.data<T>()[i]));
+}
+
+}  // namespace
+
+Input::Input(const mx::array& a) : array_(&a), first_(0), last_(a.size() == 0 ? -1 : 0) {
+  for (size_t axis = 0; axis < a.ndim() && last_ >= 0; ++axis) {
+    const int64_t reach = (a.shape()[axis] - 1) * a.strides()[axis];
+    (reach < 0 ? first_ : last_) += reach;
+  }
+}
+
+double Input::operator[](int64_t at) const {
+  const int64_t i = start_ + at;
+  check(i >= first_ && i <= last_, "a GPU kernel reads element {} of an array that has [{}, {}]", i, first_, last_);
+  const mx::array& a = *array_;
+  switch (a.dtype().val()) {
+    case mx::Dtype::Val::float32:
+      return number<float>(a, i);
+    case mx::Dtype::Val::bfloat16:
+      return number<mx::bfloat16_t>(a, i);
+    case mx::Dtype::Val::float16:
+      return number<mx::float16_t>(a, i);
+    case mx::Dtype::Val::int32:
+      return a.data<int32_t>()[i];
+    case mx::Dtype::Val::uint8:
+      return a.data<uint8_t>()[i];
+    default:
+      throw Error("a GPU kernel was given an array of an unknown dtype");
+  }
+}
+
+Input Input::operator+(int64_t by) const {
+  Input moved = *this;
+  moved += by;
+  return moved;
+}
+
+Output Output::operator+(int64_t by) const {
+  Output moved = *this;
+  moved += by;
+  return moved;
+}
+
+Sizes Input::shape() const {
+  return Sizes({array_->shape().begin(), array_->shape().end()});
+}
+
+Sizes Input::strides() const {
+  return Sizes({array_->strides().begin(), array_->strides().end()});
+}
+
+void Output::store(int64_t i, float value) const {
+  mx::array& a = *array_;
+  check(i >= 0 && i < static_cast<int64_t>(a.size()), "a GPU kernel writes element {} of an array that has {}", i,
+        a.size());
+  switch (a.dtype().val()) {
+    case mx::Dtype::Val::float32:
+      a.data<float>()[i] = value;
+      return;
+    case mx::Dtype::Val::bfloat16:
+      a.data<mx::bfloat16_t>()[i] = static_cast<mx::bfloat16_t>(value);
+      return;
+    case mx::Dtype::Val::float16:
+      a.data<mx::float16_t>()[i] = static_cast<mx::float16_t>(value);
+      return;
+    default:
+      throw Error("a GPU kernel writes an array of an unknown dtype");
+  }
+}
+
+Input Launch::input(const std::string& name) const {
+  const auto it = inputs.find(name);
+  check(it != inputs.end(), "this GPU kernel has no input {}", name);
+  return Input(*it->second);
+}
+
+Output Launch::output(const std::string& name) const {
+  const auto it = outputs.find(name);
+  check(it != outputs.end(), "this GPU kernel has no output {}", name);
+  return Output(*it->second);
+}
+
+int Launch::constant(const std::string& name) const {
+  const auto it = constants.find(name);
+  check(it != constants.end(), "this GPU kernel has no constant {}", name);
+  return it->second;
+}
+
+void run(Body body, const Launch& launch) {
+  const int threads = launch.threads;
+  check(threads >= kSimdWidth && threads % kSimdWidth == 0 && (threads & (threads - 1)) == 0,
+        "a GPU group of {} threads is not a power of two of at least {}", threads, kSimdWidth);
+  static thread_local int64_t turn = 0;
+  Group mine;
+  mine.launch = &launch;
+  mine.body = body;
+  mine.fibers.resize(static_cast<size_t>(threads));
+  for (Fiber& fiber : mine.fibers) {
+    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  }
+  for (std::vector<float>& row : mine.posted) {
+    row.resize(static_cast<size_t>(threads));
+  }
+  mine.shared.resize(kSharedBytes + 16);
+#if defined(__SANITIZE_THREAD__)
+  mine.scheduler_sanitizer = __tsan_get_current_fiber();
+#endif
+  group = &mine;
+  for (int z = 0; z < launch.groups[2]; ++z) {
+    for (int y = 0; y < launch.groups[1]; ++y) {
+      for (int x = 0; x < launch.groups[0]; ++x) {
+        mine.index[0] = x;
+        mine.index[1] = y;
+        mine.index[2] = z;
+        run_group(turn++);
+        if (mine.failure) {
+          group = nullptr;
+          std::rethrow_exception(mine.failure);
+        }
+      }
+    }
+  }
+  group = nullptr;
+}
+
+int thread_index() {
+  return group->current;
+}
+
+int group_index(int axis) {
+  return group->index[axis];
+}
+
+int groups_z() {
+  return group->launch->groups[2];
+}
+
+void barrier() {
+  wait_for(Waiting::kBarrier);
+}
+
+float shuffle(float value, int lane) {
+  check(lane >= 0 && lane < kSimdWidth, "a GPU kernel shuffles from lane {}", lane);
+  const int self = group->current;
+  std::vector<float>& row = group->posted[group->fibers[static_cast<size_t>(self)].shuffles++ % 2];
+  row[static_cast<size_t>(self)] = value;
+  wait_for(Waiting::kShuffle);
+  return row[static_cast<size_t>(self / kSimdWidth * kSimdWidth + lane)];
+}
+
+float shuffle_xor(float value, int mask) {
+  return shuffle(value, (group->current % kSimdWidth) ^ mask);
+}
+
+void* shared_bytes(int64_t bytes) {
+  Fiber& self = group->fibers[static_cast<size_t>(group->current)];
+  const auto start = reinterpret_cast<uintptr_t>(group->shared.data());
+  char* base = group->shared.data() + (16 - start % 16) % 16;
+  void* out = base + self.shared_used;
+  self.shared_used += (bytes + 15) / 16 * 16;
+  check(self.shared_used <= kSharedBytes, "a GPU kernel uses {} bytes of shared memory; Metal has 32768",
+        self.shared_used);
+  return out;
+}
+
+}  // namespace mamba::ops::gpu::host

@@ -1,0 +1,102 @@
+// Runs GPU kernels on the host, for tests: the threads of a group are fibers of one operating system thread, switched
+// at barriers and shuffles. Between two of these the threads run one after another, in an order that changes from
+// launch to launch, so that a missing barrier shows as a wrong result; shared memory starts as NaN. A barrier or
+// shuffle that some threads of the group do not reach is an Error.
+#pragma once
+
+#include <mlx/array.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace mamba::ops::gpu::host {
+
+constexpr int kSimdWidth = 32;
+
+class Sizes {
+ public:
+  explicit Sizes(std::vector<int64_t> values) : values_(std::move(values)) {}
+  // 0 past the end, as for an array that stands in for an absent one.
+  int64_t operator[](int axis) const {
+    return static_cast<size_t>(axis) < values_.size() ? values_[static_cast<size_t>(axis)] : 0;
+  }
+
+ private:
+  std::vector<int64_t> values_;
+};
+
+// An array of any dtype, read as numbers. Reading outside the array's memory is an Error.
+class Input {
+ public:
+  explicit Input(const mlx::core::array& a);
+  double operator[](int64_t i) const;
+  // From element `by` on, as a pointer would.
+  Input operator+(int64_t by) const;
+  void operator+=(int64_t by) { start_ += by; }
+  Sizes shape() const;
+  Sizes strides() const;
+
+ private:
+  const mlx::core::array* array_;
+  int64_t first_, last_;  // elements that exist, relative to the array's start
+  int64_t start_ = 0;
+};
+
+// An array of any floating-point dtype, written as float32 and rounded once.
+class Output {
+ public:
+  class Element {
+   public:
+    Element(const Output& out, int64_t i) : out_(out), i_(i) {}
+    void operator=(float value) const { out_.store(i_, value); }
+
+   private:
+    const Output& out_;
+    int64_t i_;
+  };
+  explicit Output(mlx::core::array& a) : array_(&a) {}
+  Element operator[](int64_t i) const { return {*this, start_ + i}; }
+  Output operator+(int64_t by) const;
+  void operator+=(int64_t by) { start_ += by; }
+
+ private:
+  void store(int64_t i, float value) const;
+  mlx::core::array* array_;
+  int64_t start_ = 0;
+};
+
+struct Launch {
+  std::map<std::string, const mlx::core::array*> inputs;
+  std::map<std::string, mlx::core::array*> outputs;
+  std::map<std::string, int> constants;
+  int groups[3];
+  int threads;
+
+  // Throw Error where there is no such name.
+  Input input(const std::string& name) const;
+  Output output(const std::string& name) const;
+  int constant(const std::string& name) const;
+};
+
+using Body = void (*)(const Launch& launch);
+
+// Runs `body` for each thread of each group.
+void run(Body body, const Launch& launch);
+
+// For bodies: what the dialect's words mean.
+int thread_index();
+int group_index(int axis);
+int groups_z();
+void barrier();
+float shuffle(float value, int lane);
+float shuffle_xor(float value, int mask);
+void* shared_bytes(int64_t bytes);
+
+template <typename T>
+T* shared(int64_t count) {
+  return static_cast<T*>(shared_bytes(count * static_cast<int64_t>(sizeof(T))));
+}
+
+}  // namespace mamba::ops::gpu::host

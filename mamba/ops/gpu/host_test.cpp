@@ -1,0 +1,168 @@
+#include <gtest/gtest.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+#include <limits>
+
+#include "mamba/ops/cpu/test_arrays.h"
+#include "mamba/ops/gpu/dialect_host.h"
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::ops::gpu::dialect {
+namespace {
+
+namespace mx = mlx::core;
+using mamba::ops::testing::error_of;
+using mamba::ops::testing::normal;
+
+// out[group, thread] = what `body` computes from in[group, thread].
+mx::array run(void (*body)(const host::Launch&), const mx::array& in) {
+  set_host_body("probe", [](const host::Launch&) {});
+  mx::array out = mx::zeros(in.shape());
+  mx::eval(out);
+  host::Launch launch{{{"in", &in}}, {{"out", &out}}, {}, {in.shape(0), 1, 1}, in.shape(1)};
+  host::run(body, launch);
+  return out;
+}
+
+TEST(HostDialect, BarriersShareWhatThreadsWrote) {
+  const mx::array given = normal({3, 64}, 1);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        MAMBA_SHARED(float, row, 64);
+        const int at = MAMBA_GROUP_X * 64 + MAMBA_THREAD;
+        row[MAMBA_THREAD] = float(in[at]);
+        MAMBA_BARRIER();
+        const float left = row[(MAMBA_THREAD + 63) % 64];
+        MAMBA_BARRIER();
+        row[MAMBA_THREAD] = left;
+        MAMBA_BARRIER();
+        out[at] = row[(MAMBA_THREAD + 63) % 64];
+      },
+      given);
+  EXPECT_TRUE(mx::array_equal(got, mx::roll(given, 2, 1)).item<bool>());
+}
+
+TEST(HostDialect, MissingBarriersShow) {
+  const mx::array given = mx::ones({4, 64});
+  mx::eval(given);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        MAMBA_SHARED(float, row, 64);
+        const int at = MAMBA_GROUP_X * 64 + MAMBA_THREAD;
+        row[MAMBA_THREAD] = float(in[at]);
+        out[at] = row[63 - MAMBA_THREAD];
+      },
+      given);
+  EXPECT_FALSE(mx::array_equal(got, given).item<bool>());
+}
+
+TEST(HostDialect, ShufflesStayInTheirSimdGroup) {
+  const mx::array given = normal({1, 128}, 2);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        const float value = float(in[MAMBA_THREAD]);
+        const float swapped = MAMBA_SHUFFLE_XOR(value, 5);
+        const float back = MAMBA_SHUFFLE_XOR(swapped, 5);
+        out[MAMBA_THREAD] = back + MAMBA_SHUFFLE(value, 7);
+      },
+      given);
+  for (int i = 0; i < 128; ++i) {
+    EXPECT_EQ(got.data<float>()[i], given.data<float>()[i] + given.data<float>()[i / 32 * 32 + 7]);
+  }
+}
+
+TEST(HostDialect, DivergenceAndStrayReadsAreErrors) {
+  const mx::array given = normal({1, 64}, 3);
+  const auto diverge = [](const host::Launch&) {
+    if (MAMBA_THREAD < 10) {
+      MAMBA_BARRIER();
+    }
+  };
+  EXPECT_NE(error_of([&] { run(diverge, given); }).find("not reached by all threads"), std::string::npos);
+  const auto half = [](const host::Launch&) {
+    if (MAMBA_THREAD % 2 == 0) {
+      MAMBA_SHUFFLE_XOR(1.0f, 1);
+    }
+  };
+  EXPECT_NE(error_of([&] { run(half, given); }).find("not reached by all threads"), std::string::npos);
+  const auto stray = [](const host::Launch& launch) {
+    MAMBA_HOST_IN(in);
+    MAMBA_HOST_OUT(out);
+    out[MAMBA_THREAD] = float(in[MAMBA_THREAD + 1]);
+  };
+  EXPECT_NE(error_of([&] { run(stray, given); }).find("reads element 64"), std::string::npos);
+  const auto greedy = [](const host::Launch&) {
+    MAMBA_SHARED(float, row, 8193);
+    (void)row;
+  };
+  EXPECT_NE(error_of([&] { run(greedy, given); }).find("shared memory"), std::string::npos);
+}
+
+TEST(HostDialect, SumsAreSplitAmongLanes) {
+  const mx::array given = normal({1, 32}, 4);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        const int lane = MAMBA_THREAD;
+        float v[8];
+        for (int i = 0; i < 8; ++i) {
+          v[i] = float(in[lane]) * static_cast<float>(i + 1);
+        }
+        mamba_sum_and_split<8, 4>(v, lane);
+        out[lane] = v[1];
+      },
+      given);
+  for (int lane = 0; lane < 32; ++lane) {
+    const float* group = given.data<float>() + lane / 4 * 4;
+    const float sum = group[0] + group[1] + group[2] + group[3];
+    EXPECT_NEAR(got.data<float>()[lane], sum * static_cast<float>(lane % 4 * 2 + 2), 1e-5f) << lane;
+  }
+}
+
+TEST(HostDialect, SumsAreSpreadOverASimdGroup) {
+  const mx::array given = normal({1, 32}, 5);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        const int lane = MAMBA_THREAD;
+        float v[4];
+        for (int i = 0; i < 4; ++i) {
+          v[i] = float(in[lane]) * static_cast<float>(i + 1);
+        }
+        // Over the 16 lanes of equal parity.
+        mamba_sum_and_spread<4, 2>(v, lane);
+        out[lane] = v[0] / static_cast<float>(mamba_spread_first<4, 2>(lane) + 1);
+      },
+      given);
+  for (int lane = 0; lane < 32; ++lane) {
+    float sum = 0;
+    for (int other = lane % 2; other < 32; other += 2) {
+      sum += given.data<float>()[other];
+    }
+    EXPECT_NEAR(got.data<float>()[lane], sum, 1e-5f) << lane;
+  }
+}
+
+TEST(Dialect, SoftplusIsExactWhereItIsTiny) {
+  for (const float x : {-80.0f, -30.0f, -17.0f, -9.5f, -3.0f, -0.1f, 0.0f, 0.2f, 1.0f, 4.0f, 20.0f, 90.0f, 1e30f}) {
+    const double exact = x > 0 ? x + std::log1p(std::exp(-double(x))) : std::log1p(std::exp(double(x)));
+    EXPECT_NEAR(mamba_softplus(x), exact, 2e-6 * exact) << x;
+  }
+  EXPECT_EQ(mamba_softplus(-std::numeric_limits<float>::infinity()), 0.0f);
+  EXPECT_TRUE(std::isnan(mamba_softplus(NAN)));
+  EXPECT_EQ(mamba_sigmoid(-1e30f), 0.0f);
+  EXPECT_EQ(mamba_sigmoid(1e30f), 1.0f);
+}
+
+}  // namespace
+}  // namespace mamba::ops::gpu::dialect

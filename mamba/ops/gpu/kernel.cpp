@@ -1,0 +1,197 @@
+#include "mamba/ops/gpu/kernel.h"
+
+#include <mlx/allocator.h>
+#include <mlx/backend/cpu/encoder.h>
+#include <mlx/backend/cuda/cuda.h>
+#include <mlx/backend/metal/metal.h>
+#include <mlx/ops.h>
+#include <mlx/primitives.h>
+
+#include <variant>
+
+#include "mamba/base/error.h"
+#include "mamba/ops/dispatch.h"
+
+namespace mamba::embedded {
+std::string_view gpu_dialect_cuda();
+std::string_view gpu_dialect_metal();
+std::string_view gpu_math();
+}  // namespace mamba::embedded
+
+namespace mamba::ops::gpu {
+
+namespace mx = mlx::core;
+
+namespace {
+
+// MLX declares those of Metal's attributes that the body itself names.
+constexpr std::string_view kMetalPrologue =
+    "const uint3 mamba_thread = thread_position_in_threadgroup;\n"
+    "const uint3 mamba_group = threadgroup_position_in_grid;\n"
+    "const uint3 mamba_groups = threadgroups_per_grid;\n";
+
+// A node's source is hashed each time it runs, so it goes without comments and indentation.
+std::string stripped(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    line = line.substr(0, line.find("//"));
+    const size_t first = line.find_first_not_of(' ');
+    if (first == std::string_view::npos) {
+      continue;
+    }
+    line.remove_prefix(first);
+    out.append(line.substr(0, line.find_last_not_of(' ') + 1)).push_back('\n');
+  }
+  return out;
+}
+
+using HostBody = void (*)(const host::Launch&);
+
+std::map<std::string, HostBody>& host_bodies() {
+  static std::map<std::string, HostBody> bodies;
+  return bodies;
+}
+
+// A kernel on a CPU stream.
+class HostKernel : public mx::Primitive {
+ public:
+  HostKernel(mx::Stream stream, HostBody body, std::vector<std::string> inputs, std::vector<std::string> outputs,
+             const Grid& grid, const Constants& constants)
+      : Primitive(stream), body_(body), inputs_(std::move(inputs)), outputs_(std::move(outputs)), grid_(grid) {
+    for (const auto& [name, value] : constants) {
+      if (!std::holds_alternative<mx::Dtype>(value)) {
+        constants_[name] =
+            std::holds_alternative<bool>(value) ? static_cast<int>(std::get<bool>(value)) : std::get<int>(value);
+      }
+    }
+  }
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    for (mx::array& out : outputs) {
+      allocate(out);
+    }
+    host::Launch launch{{}, {}, constants_, {grid_.groups[0], grid_.groups[1], grid_.groups[2]}, grid_.threads};
+    // What this reads is computed on the stream's own thread, in order.
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const auto held = std::make_shared<std::pair<std::vector<mx::array>, std::vector<mx::array>>>();
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      held->first.push_back(mx::array::unsafe_weak_copy(inputs[i]));
+    }
+    for (mx::array& out : outputs) {
+      held->second.push_back(mx::array::unsafe_weak_copy(out));
+    }
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      launch.inputs[inputs_[i]] = &held->first[i];
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      launch.outputs[outputs_[i]] = &held->second[i];
+    }
+    encoder.dispatch([body = body_, launch, held] { body(launch); });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+    throw Error("a kernel on the host cannot run on a GPU");
+  }
+
+  const char* name() const override { return "HostKernel"; }
+
+ private:
+  HostBody body_;
+  std::vector<std::string> inputs_, outputs_;
+  Grid grid_;
+  std::map<std::string, int> constants_;
+};
+
+int64_t key_of(const mx::fast::TemplateArg& value) {
+  if (std::holds_alternative<mx::Dtype>(value)) {
+    return static_cast<int64_t>(std::get<mx::Dtype>(value).val());
+  }
+  return std::holds_alternative<bool>(value) ? std::get<bool>(value) : std::get<int>(value);
+}
+
+}  // namespace
+
+Kernel::Kernel(std::string name, std::string_view source, std::vector<std::string> inputs,
+               std::vector<std::string> outputs, int cuda_registers)
+    : name_(std::move(name)),
+      inputs_(std::move(inputs)),
+      outputs_(std::move(outputs)),
+      source_(stripped(source)),
+      cuda_registers_(cuda_registers) {}
+
+std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::array>& inputs,
+                                                      const std::vector<mx::Shape>& shapes,
+                                                      const std::vector<mx::Dtype>& dtypes, const Grid& grid,
+                                                      const Constants& constants, const mx::Stream& stream) const {
+  if (on_cpu(stream)) {
+    const auto it = host_bodies().find(name_);
+    check(it != host_bodies().end(), "[{}] this kernel runs on GPUs only", name_);
+    return std::make_shared<HostKernel>(stream, it->second, inputs_, outputs_, grid, constants);
+  }
+  std::call_once(compiled_, [&] {
+    const bool metal = mx::metal::is_available();
+    std::string header =
+        stripped(metal ? embedded::gpu_dialect_metal() : embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math());
+    if (!metal && cuda_registers_ > 0) {
+      // MLX writes the kernel's declaration, whose only word that can be extended is this.
+      header += fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({})\n",
+                            cuda_registers_);
+    }
+    make_ = metal ? mx::fast::metal_kernel(name_, inputs_, outputs_, std::string(kMetalPrologue) + source_, header,
+                                           /*ensure_row_contiguous=*/false)
+                  : mx::fast::cuda_kernel(name_, inputs_, outputs_, source_, header, /*ensure_row_contiguous=*/false);
+  });
+  const auto [x, y, z] = grid.groups;
+  return make_(inputs, shapes, dtypes, {x * grid.threads, y, z}, {grid.threads, 1, 1}, constants, std::nullopt, false,
+               stream)[0]
+      .primitive_ptr();
+}
+
+std::vector<mx::array> Kernel::operator()(const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
+                                          const std::vector<mx::Dtype>& dtypes, const Grid& grid,
+                                          const Constants& constants, const mx::Stream& stream) const {
+  check(inputs.size() == inputs_.size() && shapes.size() == outputs_.size() && dtypes.size() == outputs_.size(),
+        "[{}] got {} inputs and {} outputs instead of {} and {}", name_, inputs.size(), shapes.size(), inputs_.size(),
+        outputs_.size());
+  std::vector<int64_t> key = {stream.index,   static_cast<int64_t>(stream.device.type),
+                              grid.groups[0], grid.groups[1],
+                              grid.groups[2], grid.threads};
+  for (const mx::array& in : inputs) {
+    check(in.ndim() > 0, "[{}] a kernel's inputs have at least one axis", name_);
+    // Metal keeps small inputs in another address space.
+    key.push_back(static_cast<int64_t>(in.dtype().val()) * 2 + (in.size() < 8 ? 1 : 0));
+  }
+  for (const mx::Dtype& dtype : dtypes) {
+    key.push_back(static_cast<int64_t>(dtype.val()));
+  }
+  for (const auto& [name, value] : constants) {
+    key.push_back(key_of(value));
+  }
+  std::shared_ptr<mx::Primitive> primitive;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    constexpr size_t kMost = 512;  // grids differ with every length
+    if (primitives_.size() >= kMost) {
+      primitives_.clear();
+    }
+    std::shared_ptr<mx::Primitive>& slot = primitives_[key];
+    if (slot == nullptr) {
+      slot = make_primitive(inputs, shapes, dtypes, grid, constants, stream);
+    }
+    primitive = slot;
+  }
+  return mx::array::make_arrays(shapes, dtypes, primitive, inputs);
+}
+
+void set_host_body(const std::string& name, void (*run)(const host::Launch&)) {
+  host_bodies()[name] = run;
+}
+
+mx::array contiguous(const mx::array& a, const mx::Stream& stream) {
+  return a.status() == mx::array::Status::available && a.flags().row_contiguous ? a : mx::contiguous(a, false, stream);
+}
+
+}  // namespace mamba::ops::gpu

@@ -1,0 +1,69 @@
+// Kernels for GPUs: one source for CUDA and Metal, compiled by MLX at run time.
+//
+// A source is the body of a function, written in the dialect of dialect_{cuda,metal,host}.h and math.h. It finds its
+// arrays under their names, with name_shape[axis] and name_strides[axis] where it mentions them, and constants under
+// theirs. Inputs come with any strides. What varies from call to call (lengths, batches) belongs into shapes: each
+// value of a constant is compiled anew.
+#pragma once
+
+#include <mlx/array.h>
+#include <mlx/fast.h>
+#include <mlx/stream.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "mamba/ops/gpu/host.h"
+
+namespace mamba::ops::gpu {
+
+using Constants = std::vector<std::pair<std::string, mlx::core::fast::TemplateArg>>;
+
+struct Grid {
+  std::array<int, 3> groups;  // each at least 1
+  int threads;                // of a group: a power of two from 32 on
+};
+
+class Kernel {
+ public:
+  // `cuda_registers` bounds those of a thread, so that more threads fit; 0: the compiler's choice.
+  Kernel(std::string name, std::string_view source, std::vector<std::string> inputs, std::vector<std::string> outputs,
+         int cuda_registers = 0);
+
+  // Nodes of the graph that give the outputs. Not differentiable.
+  std::vector<mlx::core::array> operator()(const std::vector<mlx::core::array>& inputs,
+                                           const std::vector<mlx::core::Shape>& shapes,
+                                           const std::vector<mlx::core::Dtype>& dtypes, const Grid& grid,
+                                           const Constants& constants, const mlx::core::Stream& stream) const;
+
+ private:
+  std::shared_ptr<mlx::core::Primitive> make_primitive(const std::vector<mlx::core::array>& inputs,
+                                                       const std::vector<mlx::core::Shape>& shapes,
+                                                       const std::vector<mlx::core::Dtype>& dtypes, const Grid& grid,
+                                                       const Constants& constants,
+                                                       const mlx::core::Stream& stream) const;
+
+  std::string name_;
+  std::vector<std::string> inputs_, outputs_;
+  mutable std::once_flag compiled_;
+  mutable mlx::core::fast::CustomKernelFunction make_;
+  std::string source_;
+  int cuda_registers_;
+  // A node's source is long and MLX assembles it anew for each; what runs in every step of generation comes from here.
+  mutable std::mutex mutex_;
+  mutable std::map<std::vector<int64_t>, std::shared_ptr<mlx::core::Primitive>> primitives_;
+};
+
+// For tests: what runs the kernel `name` on CPU streams. The launches themselves are then tested too.
+void set_host_body(const std::string& name, void (*run)(const host::Launch& launch));
+
+// `a` itself where it is known to be row-contiguous already, else a node that makes it so.
+mlx::core::array contiguous(const mlx::core::array& a, const mlx::core::Stream& stream);
+
+}  // namespace mamba::ops::gpu

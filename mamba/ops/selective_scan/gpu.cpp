@@ -1,0 +1,320 @@
+#include "mamba/ops/selective_scan/gpu.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::embedded {
+std::string_view gpu_scan_forward();
+std::string_view gpu_scan_local();
+std::string_view gpu_scan_carry();
+std::string_view gpu_scan_backward();
+std::string_view gpu_scan_step();
+}  // namespace mamba::embedded
+
+namespace mamba::ops::scan {
+
+namespace mx = mlx::core;
+using gpu::Constants;
+using gpu::Grid;
+using gpu::Kernel;
+
+namespace {
+
+int divide_up(int a, int b) {
+  return (a + b - 1) / b;
+}
+
+// How a group's threads are dealt out, by the number of states. Each lane keeps `per_lane` of a channel's states.
+struct Shape {
+  int lanes, per_lane, threads, segment;
+};
+
+// Threads that keep a large GPU busy, and positions of a chunk that make the work around it small.
+constexpr int64_t kWantedThreads = 98304;
+constexpr int kLongChunk = 512;
+
+// `channels` of the whole batch. `forward`: two lanes to a channel do less work around the recurrence, where that
+// leaves enough threads; backwards their registers would leave room for too few.
+Shape shape_of(int states, int64_t channels, bool forward) {
+  // Shared memory bounds segment and threads: gpu_backward.h needs the most.
+  if (states <= 4) return {1, 4, 64, 32};
+  if (states <= 8) return {2, 4, 128, 32};
+  if (states <= 16 && forward && channels * 4 >= kWantedThreads) return {2, 8, 128, 32};
+  if (states <= 16) return {4, 4, 128, 32};
+  if (states <= 32) return {4, 8, 64, 32};
+  if (states <= 64) return {8, 8, 128, 8};
+  if (states <= 128) return {8, 16, 64, 8};
+  return {8, 32, 32, 8};
+}
+
+int chunks_of(int batch, int length, int channels, const Shape& shape) {
+  const int64_t threads = int64_t{batch} * divide_up(channels * shape.lanes, shape.threads) * shape.threads;
+  const int segments = std::max(1, divide_up(length, shape.segment));
+  if (threads * 2 >= kWantedThreads) {
+    return 1;
+  }
+  const int64_t enough = std::max<int64_t>(kWantedThreads / threads, length / kLongChunk);
+  const int wanted = static_cast<int>(std::clamp<int64_t>(enough, 1, segments));
+  return divide_up(segments, divide_up(segments, wanted));
+}
+
+struct Plan {
+  Shape shape;
+  int chunks;
+  int batch, length, channels, states;
+  bool has_D, has_z, has_bias, has_state, has_spans, has_resets, softplus;
+  mx::Stream stream;
+
+  int blocks() const { return divide_up(channels * shape.lanes, shape.threads); }
+  int segments() const { return divide_up(length, shape.segment); }
+  Grid grid(int depth) const { return {{blocks(), batch, depth}, shape.threads}; }
+
+  Constants constants(mx::Dtype dtype, Constants more) const {
+    more.insert(more.end(), {{"T", dtype},
+                             {"kLanes", shape.lanes},
+                             {"kM", shape.per_lane},
+                             {"kThreads", shape.threads},
+                             {"kSegment", shape.segment},
+                             {"kSoftplus", softplus},
+                             {"kHasBias", has_bias},
+                             {"kHasZ", has_z},
+                             {"kHasSpans", has_spans},
+                             {"kHasResets", has_resets}});
+    return more;
+  }
+};
+
+// All inputs there are, in the order of Inputs, others as stand-ins that no kernel reads.
+enum Inputs { kU, kDelta, kA, kB, kC, kD, kZ, kDeltaBias, kState, kSpans, kResets, kInputs };
+
+const std::vector<std::string> kWalkNames = {"u", "delta",      "A",     "B",     "C",     "D",
+                                             "z", "delta_bias", "first", "spans", "resets"};
+
+const Kernel& forward_kernel() {
+  static const Kernel kernel("mamba_scan_forward", embedded::gpu_scan_forward(), kWalkNames, {"y", "state", "kept"});
+  return kernel;
+}
+
+const Kernel& local_kernel() {
+  static const Kernel kernel("mamba_scan_local", embedded::gpu_scan_local(),
+                             {"x", "delta", "A", "W", "z", "delta_bias", "spans", "resets"}, {"local", "total"});
+  return kernel;
+}
+
+const Kernel& carry_kernel() {
+  static const Kernel kernel("mamba_scan_carry", embedded::gpu_scan_carry(), {"local", "total", "A", "first"},
+                             {"carry"});
+  return kernel;
+}
+
+// Three groups of 128 threads to a multiprocessor; the compiler alone takes 255, for two.
+constexpr int kBackwardRegisters = 168;
+
+const Kernel& backward_kernel() {
+  static const Kernel kernel(
+      "mamba_scan_backward", embedded::gpu_scan_backward(),
+      {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "spans", "resets", "gy", "kept", "last"},
+      {"gu", "gdelta", "gz", "part_BC", "part_A", "part_D", "gfirst"}, kBackwardRegisters);
+  return kernel;
+}
+
+const Kernel& step_kernel() {
+  static const Kernel kernel("mamba_scan_step", embedded::gpu_scan_step(),
+                             {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "first"}, {"y", "state"});
+  return kernel;
+}
+
+// The states that enter the chunks or, backwards, the gradients of those that leave them: (B, chunks, N, D).
+mx::array carries(const Plan& plan, const std::vector<mx::array>& in, const mx::array& x, const mx::array& first,
+                  bool has_first, bool reverse) {
+  const int others = plan.chunks - 1;
+  const std::vector<mx::array> local = local_kernel()(
+      {x, in[kDelta], in[kA], in[reverse ? kC : kB], in[kZ], in[kDeltaBias], in[kSpans], in[kResets]},
+      {{plan.batch, others, plan.states, plan.channels}, {plan.batch, others, plan.channels}},
+      {mx::float32, mx::float32}, plan.grid(others), plan.constants(x.dtype(), {{"kReverse", reverse}}), plan.stream);
+  constexpr int kThreads = 128;
+  return carry_kernel()({local[0], local[1], in[kA], first}, {{plan.batch, plan.chunks, plan.states, plan.channels}},
+                        {mx::float32}, {{divide_up(plan.states * plan.channels, kThreads), plan.batch, 1}, kThreads},
+                        {{"kThreads", kThreads}, {"kHasState", has_first}, {"kReverse", reverse}}, plan.stream)[0];
+}
+
+// y, the final state and, where they are to be kept, the states before all segments.
+std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in, bool keep) {
+  std::vector<mx::array> inputs = in;
+  if (plan.chunks > 1) {
+    inputs[kState] = carries(plan, in, in[kU], in[kState], plan.has_state, false);
+  }
+  const mx::Shape kept = keep ? mx::Shape{plan.batch, plan.segments(), plan.states, plan.channels} : mx::Shape{1};
+  return forward_kernel()(
+      inputs, {in[kU].shape(), {plan.batch, plan.channels, plan.states}, kept},
+      {in[kU].dtype(), mx::float32, mx::float32}, plan.grid(plan.chunks),
+      plan.constants(
+          in[kU].dtype(),
+          {{"kHasD", plan.has_D}, {"kHasState", plan.has_state}, {"kChunked", plan.chunks > 1}, {"kKeep", keep}}),
+      plan.stream);
+}
+
+// The gradients of all inputs, in the order of Inputs; spans and resets have none.
+std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
+                                const mx::array& gstate, const mx::array& kept) {
+  const mx::Stream& s = plan.stream;
+  const mx::array last = plan.chunks > 1 ? carries(plan, in, gy, gstate, true, true) : gstate;
+  const mx::Dtype dtype = in[kU].dtype();
+  const int rows = plan.batch * plan.chunks;
+  const std::vector<mx::array> out = backward_kernel()(
+      {in[kU], in[kDelta], in[kA], in[kB], in[kC], in[kD], in[kZ], in[kDeltaBias], in[kSpans], in[kResets], gy, kept,
+       last},
+      {in[kU].shape(),
+       in[kU].shape(),
+       plan.has_z ? in[kU].shape() : mx::Shape{1},
+       {plan.batch, plan.blocks(), plan.length, 2 * plan.states},
+       {rows, plan.states, plan.channels},
+       {rows, 2, plan.channels},
+       {plan.batch, plan.channels, plan.states}},
+      {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32}, plan.grid(plan.chunks),
+      plan.constants(dtype, {{"kHasD", plan.has_D}, {"kChunked", plan.chunks > 1}}), s);
+  const mx::array gBC = mx::sum(out[3], 1, false, s);  // (B, L, 2 N)
+  const mx::array gA = mx::transpose(mx::sum(out[4], 0, false, s), s);
+  const mx::array gD = mx::sum(out[5], 0, false, s);  // (2, D)
+  const auto columns = [&](int from) {
+    return mx::astype(mx::slice(gBC, {0, 0, from}, {plan.batch, plan.length, from + plan.states}, s), dtype, s);
+  };
+  const auto row = [&](int i, const mx::array& like) {
+    return mx::astype(mx::squeeze(mx::slice(gD, {i, 0}, {i + 1, plan.channels}, s), 0, s), like.dtype(), s);
+  };
+  return {out[0], out[1], gA, columns(0), columns(plan.states), row(0, in[kD]), out[2], row(1, in[kDeltaBias]), out[6]};
+}
+
+bool is_traced(const std::optional<mx::array>& a) {
+  return a && a->is_tracer();
+}
+
+bool is_traced(const SelectiveScanInputs& in) {
+  return in.u.is_tracer() || in.delta.is_tracer() || in.A.is_tracer() || in.B.is_tracer() || in.C.is_tracer() ||
+         is_traced(in.D) || is_traced(in.z) || is_traced(in.delta_bias) || is_traced(in.initial_state);
+}
+
+std::vector<mx::array> all_inputs(const SelectiveScanInputs& in, const mx::Stream& stream) {
+  const mx::array A = gpu::contiguous(in.A, stream);
+  const auto whole = [&](const std::optional<mx::array>& a) { return a ? gpu::contiguous(*a, stream) : A; };
+  return {in.u,
+          in.delta,
+          A,
+          in.B,
+          in.C,
+          whole(in.D),
+          in.z ? *in.z : in.u,
+          whole(in.delta_bias),
+          whole(in.initial_state),
+          whole(in.spans),
+          whole(in.resets)};
+}
+
+Plan plan_of(const SelectiveScanInputs& in, bool is_forward, const mx::Stream& stream) {
+  const int batch = in.u.shape(0);
+  const int length = in.u.ndim() == 3 ? in.u.shape(1) : 1;
+  const int channels = in.u.shape(-1);
+  const int states = in.A.shape(1);
+  const Shape shape = shape_of(states, int64_t{batch} * channels, is_forward);
+  return {.shape = shape,
+          .chunks = chunks_of(batch, length, channels, shape),
+          .batch = batch,
+          .length = length,
+          .channels = channels,
+          .states = states,
+          .has_D = in.D.has_value(),
+          .has_z = in.z.has_value(),
+          .has_bias = in.delta_bias.has_value(),
+          .has_state = in.initial_state.has_value(),
+          .has_spans = in.spans.has_value(),
+          .has_resets = in.resets.has_value(),
+          .softplus = in.delta_softplus,
+          .stream = stream};
+}
+
+}  // namespace
+
+int gpu_chunks(int batch, int length, int channels, int states) {
+  return chunks_of(batch, length, channels, shape_of(states, int64_t{batch} * channels, true));
+}
+
+SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& stream) {
+  const Plan plan = plan_of(in, true, stream);
+  if (plan.length == 0) {
+    return {mx::zeros(in.u.shape(), in.u.dtype(), stream),
+            in.initial_state ? *in.initial_state
+                             : mx::zeros({plan.batch, plan.channels, plan.states}, mx::float32, stream)};
+  }
+  const std::vector<mx::array> inputs = all_inputs(in, stream);
+  if (!is_traced(in)) {
+    const std::vector<mx::array> out = forward(plan, inputs, false);
+    return {out[0], out[1]};
+  }
+  // What is absent has a stand-in, which gets no gradient.
+  std::vector<bool> present(kInputs, true);
+  present[kD] = plan.has_D;
+  present[kZ] = plan.has_z;
+  present[kDeltaBias] = plan.has_bias;
+  present[kState] = plan.has_state;
+  present[kSpans] = present[kResets] = false;
+  const Plan back = plan_of(in, false, stream);
+  const auto values = [plan](const std::vector<mx::array>& primals) { return forward(plan, primals, true); };
+  const auto gradients = [back, present](const std::vector<mx::array>& primals,
+                                         const std::vector<mx::array>& cotangents,
+                                         const std::vector<mx::array>& outputs) {
+    const mx::array gstate = gpu::contiguous(cotangents[1], back.stream);
+    std::vector<mx::array> all = backward(back, primals, cotangents[0], gstate, outputs[2]);
+    all.resize(kInputs, all[0]);
+    for (int i = 0; i < kInputs; ++i) {
+      if (!present[i]) {
+        all[i] = mx::zeros_like(primals[i], back.stream);
+      }
+    }
+    return all;
+  };
+  const auto run = mx::custom_vjp(values, gradients);
+  const std::vector<mx::array> out = run(inputs);
+  return {out[0], out[1]};
+}
+
+SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mx::Stream& stream) {
+  if (is_traced(in)) {
+    SelectiveScanInputs row = in;
+    for (mx::array* a : {&row.u, &row.delta, &row.B, &row.C}) {
+      *a = mx::expand_dims(*a, 1, stream);
+    }
+    if (row.z) {
+      row.z = mx::expand_dims(*row.z, 1, stream);
+    }
+    SelectiveScanOutputs out = gpu_scan(row, stream);
+    out.y = mx::squeeze(out.y, 1, stream);
+    return out;
+  }
+  const std::vector<mx::array> all = all_inputs(in, stream);
+  const int batch = in.u.shape(0);
+  const int channels = in.u.shape(1);
+  const int states = in.A.shape(1);
+  const int lanes = states <= 16 ? 4 : 16;
+  constexpr int kThreads = 128;
+  const std::vector<mx::array> out =
+      step_kernel()({all.begin(), all.begin() + kState + 1}, {in.u.shape(), {batch, channels, states}},
+                    {in.u.dtype(), mx::float32}, {{divide_up(channels * lanes, kThreads), batch, 1}, kThreads},
+                    {{"T", in.u.dtype()},
+                     {"kLanes", lanes},
+                     {"kThreads", kThreads},
+                     {"kSoftplus", in.delta_softplus},
+                     {"kHasD", in.D.has_value()},
+                     {"kHasZ", in.z.has_value()},
+                     {"kHasBias", in.delta_bias.has_value()},
+                     {"kHasState", in.initial_state.has_value()}},
+                    stream);
+  return {out[0], out[1]};
+}
+
+}  // namespace mamba::ops::scan

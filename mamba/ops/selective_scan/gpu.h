@@ -1,0 +1,18 @@
+// selective_scan on GPUs: the launches of the kernels in gpu_*.h. Private to this folder; arguments are checked by the
+// caller. CPU streams serve tests (ops/gpu/kernel.h).
+#pragma once
+
+#include "mamba/ops/selective_scan/selective_scan.h"
+
+namespace mamba::ops::scan {
+
+// More states than this have no kernel.
+constexpr int kMaxGpuStates = 256;
+
+SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
+SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
+
+// In how many chunks, worked on at once, each sequence is cut: 1 where batch and channels alone fill a GPU.
+int gpu_chunks(int batch, int length, int channels, int states);
+
+}  // namespace mamba::ops::scan

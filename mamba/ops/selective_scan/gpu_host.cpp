@@ -1,0 +1,164 @@
+#include "mamba/ops/selective_scan/gpu_host.h"
+
+#include "mamba/base/error.h"
+#include "mamba/ops/gpu/dialect_host.h"
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::ops::gpu::dialect {
+namespace {
+
+using T = float;  // dtypes are the arrays' own business on the host
+using host::Launch;
+
+#define SCAN_CONSTANTS()      \
+  MAMBA_HOST_BOOL(kSoftplus); \
+  MAMBA_HOST_BOOL(kHasBias);  \
+  MAMBA_HOST_BOOL(kHasZ);     \
+  MAMBA_HOST_BOOL(kHasSpans); \
+  MAMBA_HOST_BOOL(kHasResets)
+
+template <int kLanes, int kM, int kThreads, int kSegment>
+struct Bodies {
+  static void forward(const Launch& launch) {
+    MAMBA_HOST_IN(u);
+    MAMBA_HOST_IN(delta);
+    MAMBA_HOST_IN(A);
+    MAMBA_HOST_IN(B);
+    MAMBA_HOST_IN(C);
+    MAMBA_HOST_IN(D);
+    MAMBA_HOST_IN(z);
+    MAMBA_HOST_IN(delta_bias);
+    MAMBA_HOST_IN(first);
+    MAMBA_HOST_IN(spans);
+    MAMBA_HOST_IN(resets);
+    MAMBA_HOST_OUT(y);
+    MAMBA_HOST_OUT(state);
+    MAMBA_HOST_OUT(kept);
+    SCAN_CONSTANTS();
+    MAMBA_HOST_BOOL(kHasD);
+    MAMBA_HOST_BOOL(kHasState);
+    MAMBA_HOST_BOOL(kChunked);
+    MAMBA_HOST_BOOL(kKeep);
+#include "mamba/ops/selective_scan/gpu_forward.h"
+  }
+
+  static void local(const Launch& launch) {
+    MAMBA_HOST_IN(x);
+    MAMBA_HOST_IN(delta);
+    MAMBA_HOST_IN(A);
+    MAMBA_HOST_IN(W);
+    MAMBA_HOST_IN(z);
+    MAMBA_HOST_IN(delta_bias);
+    MAMBA_HOST_IN(spans);
+    MAMBA_HOST_IN(resets);
+    MAMBA_HOST_OUT(local);
+    MAMBA_HOST_OUT(total);
+    SCAN_CONSTANTS();
+    MAMBA_HOST_BOOL(kReverse);
+#include "mamba/ops/selective_scan/gpu_local.h"
+  }
+
+  static void backward(const Launch& launch) {
+    MAMBA_HOST_IN(u);
+    MAMBA_HOST_IN(delta);
+    MAMBA_HOST_IN(A);
+    MAMBA_HOST_IN(B);
+    MAMBA_HOST_IN(C);
+    MAMBA_HOST_IN(D);
+    MAMBA_HOST_IN(z);
+    MAMBA_HOST_IN(delta_bias);
+    MAMBA_HOST_IN(spans);
+    MAMBA_HOST_IN(resets);
+    MAMBA_HOST_IN(gy);
+    MAMBA_HOST_IN(kept);
+    MAMBA_HOST_IN(last);
+    MAMBA_HOST_OUT(gu);
+    MAMBA_HOST_OUT(gdelta);
+    MAMBA_HOST_OUT(gz);
+    MAMBA_HOST_OUT(part_BC);
+    MAMBA_HOST_OUT(part_A);
+    MAMBA_HOST_OUT(part_D);
+    MAMBA_HOST_OUT(gfirst);
+    SCAN_CONSTANTS();
+    MAMBA_HOST_BOOL(kHasD);
+    MAMBA_HOST_BOOL(kChunked);
+#include "mamba/ops/selective_scan/gpu_backward.h"
+  }
+};
+
+void carry(const Launch& launch) {
+  MAMBA_HOST_IN(local);
+  MAMBA_HOST_IN(total);
+  MAMBA_HOST_IN(A);
+  MAMBA_HOST_IN(first);
+  MAMBA_HOST_OUT(carry);
+  MAMBA_HOST_INT(kThreads);
+  MAMBA_HOST_BOOL(kHasState);
+  MAMBA_HOST_BOOL(kReverse);
+#include "mamba/ops/selective_scan/gpu_carry.h"
+}
+
+template <int kLanes>
+void step(const Launch& launch) {
+  MAMBA_HOST_IN(u);
+  MAMBA_HOST_IN(delta);
+  MAMBA_HOST_IN(A);
+  MAMBA_HOST_IN(B);
+  MAMBA_HOST_IN(C);
+  MAMBA_HOST_IN(D);
+  MAMBA_HOST_IN(z);
+  MAMBA_HOST_IN(delta_bias);
+  MAMBA_HOST_IN(first);
+  MAMBA_HOST_OUT(y);
+  MAMBA_HOST_OUT(state);
+  MAMBA_HOST_INT(kThreads);
+  MAMBA_HOST_BOOL(kSoftplus);
+  MAMBA_HOST_BOOL(kHasBias);
+  MAMBA_HOST_BOOL(kHasZ);
+  MAMBA_HOST_BOOL(kHasD);
+  MAMBA_HOST_BOOL(kHasState);
+#include "mamba/ops/selective_scan/gpu_step.h"
+}
+
+// Calls f(Bodies<...>{}) with the constants that the launch asks for: the rows of shape_of() in gpu.cpp.
+template <typename F>
+void with_bodies(const Launch& launch, F&& f) {
+  const auto is = [&](int lanes, int per_lane, int threads, int segment) {
+    return launch.constant("kLanes") == lanes && launch.constant("kM") == per_lane &&
+           launch.constant("kThreads") == threads && launch.constant("kSegment") == segment;
+  };
+  if (is(1, 4, 64, 32)) return f(Bodies<1, 4, 64, 32>{});
+  if (is(2, 4, 128, 32)) return f(Bodies<2, 4, 128, 32>{});
+  if (is(2, 8, 128, 32)) return f(Bodies<2, 8, 128, 32>{});
+  if (is(4, 4, 128, 32)) return f(Bodies<4, 4, 128, 32>{});
+  if (is(4, 8, 64, 32)) return f(Bodies<4, 8, 64, 32>{});
+  if (is(8, 8, 128, 8)) return f(Bodies<8, 8, 128, 8>{});
+  if (is(8, 16, 64, 8)) return f(Bodies<8, 16, 64, 8>{});
+  if (is(8, 32, 32, 8)) return f(Bodies<8, 32, 32, 8>{});
+  throw Error("the host has no scan kernel with these constants");
+}
+
+}  // namespace
+}  // namespace mamba::ops::gpu::dialect
+
+namespace mamba::ops::scan {
+
+void use_host_kernels() {
+  using gpu::host::Launch;
+  namespace dialect = gpu::dialect;
+  gpu::set_host_body("mamba_scan_forward", [](const Launch& launch) {
+    dialect::with_bodies(launch, [&](auto bodies) { gpu::host::run(bodies.forward, launch); });
+  });
+  gpu::set_host_body("mamba_scan_local", [](const Launch& launch) {
+    dialect::with_bodies(launch, [&](auto bodies) { gpu::host::run(bodies.local, launch); });
+  });
+  gpu::set_host_body("mamba_scan_backward", [](const Launch& launch) {
+    dialect::with_bodies(launch, [&](auto bodies) { gpu::host::run(bodies.backward, launch); });
+  });
+  gpu::set_host_body("mamba_scan_carry", [](const Launch& launch) { gpu::host::run(dialect::carry, launch); });
+  gpu::set_host_body("mamba_scan_step", [](const Launch& launch) {
+    gpu::host::run(launch.constant("kLanes") == 4 ? dialect::step<4> : dialect::step<16>, launch);
+  });
+}
+
+}  // namespace mamba::ops::scan

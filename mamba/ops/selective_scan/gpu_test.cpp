@@ -1,0 +1,270 @@
+// The GPU kernels as host C++ against the reference: values and gradients.
+#include "mamba/ops/selective_scan/gpu.h"
+
+#include <gtest/gtest.h>
+#include <mlx/transforms.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "mamba/ops/cpu/test_arrays.h"
+#include "mamba/ops/selective_scan/gpu_host.h"
+#include "mamba/ops/selective_scan/reference.h"
+
+namespace mamba::ops {
+namespace {
+
+namespace mx = mlx::core;
+using testing::inside_wider;
+using testing::normal;
+using testing::positions;
+using testing::worst_difference;
+
+struct Case {
+  int batch, length, channels, states;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << "B" << c.batch << " L" << c.length << " D" << c.channels << " N" << c.states;
+}
+
+struct Problem {
+  SelectiveScanInputs in;
+  mx::array gy, gstate;
+};
+
+Problem make_problem(const Case& c, mx::Dtype dtype = mx::float32) {
+  scan::use_host_kernels();
+  uint64_t seed = 17;
+  const auto key = [&] { return seed = seed * 6364136223846793005ULL + 1442695040888963407ULL; };
+  const mx::Shape wide = {c.batch, c.length, c.channels};
+  const mx::Shape narrow = {c.batch, c.length, c.states};
+  mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, key())));
+  A.eval();
+  return {{.u = normal(wide, key(), 1.0f, 0.0f, dtype),
+           .delta = normal(wide, key(), 1.5f, -1.0f, dtype),
+           .A = A,
+           .B = normal(narrow, key(), 1.0f, 0.0f, dtype),
+           .C = normal(narrow, key(), 1.0f, 0.0f, dtype),
+           .D = normal({c.channels}, key()),
+           .z = normal(wide, key(), 2.0f, 0.0f, dtype),
+           .delta_bias = normal({c.channels}, key(), 0.5f),
+           .initial_state = normal({c.batch, c.channels, c.states}, key())},
+          normal(wide, key(), 1.0f, 0.0f, dtype),
+          normal({c.batch, c.channels, c.states}, key())};
+}
+
+std::vector<std::pair<std::string, mx::array*>> arrays(SelectiveScanInputs& in) {
+  std::vector<std::pair<std::string, mx::array*>> all = {
+      {"u", &in.u}, {"delta", &in.delta}, {"A", &in.A}, {"B", &in.B}, {"C", &in.C}};
+  const auto add = [&](const char* name, std::optional<mx::array>& a) {
+    if (a) {
+      all.emplace_back(name, &*a);
+    }
+  };
+  add("D", in.D);
+  add("z", in.z);
+  add("delta_bias", in.delta_bias);
+  add("initial_state", in.initial_state);
+  return all;
+}
+
+using Scan = std::function<SelectiveScanOutputs(const SelectiveScanInputs&)>;
+
+SelectiveScanOutputs kernel(const SelectiveScanInputs& in) {
+  return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu));
+}
+
+// y, the state and the gradients of sum(y gy) + sum(state gstate).
+std::vector<mx::array> values_and_gradients(const Problem& problem, const Scan& scan) {
+  Problem copy = problem;
+  std::vector<mx::array> primals;
+  for (const auto& [name, a] : arrays(copy.in)) {
+    primals.push_back(*a);
+  }
+  const auto run = [&](const std::vector<mx::array>& values) -> std::vector<mx::array> {
+    SelectiveScanInputs in = problem.in;
+    size_t i = 0;
+    for (const auto& [name, a] : arrays(in)) {
+      *a = values[i++];
+    }
+    const SelectiveScanOutputs out = scan(in);
+    return {out.y, out.state};
+  };
+  auto [outputs, gradients] = mx::vjp(run, primals, {problem.gy, problem.gstate});
+  outputs.insert(outputs.end(), gradients.begin(), gradients.end());
+  mx::eval(outputs);
+  return outputs;
+}
+
+void expect_like_the_reference(const Problem& problem) {
+  Problem wide = problem;
+  for (const auto& [name, a] : arrays(wide.in)) {
+    *a = mx::astype(*a, mx::float64, mx::Device::cpu);
+  }
+  wide.gy = mx::astype(wide.gy, mx::float64, mx::Device::cpu);
+  wide.gstate = mx::astype(wide.gstate, mx::float64, mx::Device::cpu);
+  const std::vector<mx::array> got = values_and_gradients(problem, kernel);
+  const std::vector<mx::array> want = values_and_gradients(
+      wide, [](const SelectiveScanInputs& in) { return selective_scan_reference(in, mx::Device::cpu); });
+  // Relative to each array's own size. Half a step of a narrow dtype, and what a few hundred float32 steps add up to.
+  const mx::Dtype dtype = problem.in.u.dtype();
+  const double step = dtype == mx::bfloat16 ? 0x1p-8 : dtype == mx::float16 ? 0x1p-11 : 0.0;
+  std::vector<std::string> names = {"y", "state"};
+  Problem named = problem;
+  for (const auto& [name, a] : arrays(named.in)) {
+    names.push_back("gradient of " + name);
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (got[i].size() > 0) {
+      const mx::array size = mx::sqrt(mx::mean(mx::square(mx::astype(want[i], mx::float32))));
+      EXPECT_LT(worst_difference(got[i], want[i], mx::maximum(mx::abs(mx::astype(want[i], mx::float32)), size)),
+                step + 2e-5)
+          << names[i];
+    }
+  }
+  // Without gradients the same values come from other launches.
+  SelectiveScanOutputs plain = kernel(problem.in);
+  mx::eval(plain.y, plain.state);
+  EXPECT_TRUE(testing::same_bits(plain.y, got[0]));
+  EXPECT_TRUE(testing::same_bits(plain.state, got[1]));
+}
+
+// Every row of shape_of() in gpu.cpp, and one chunk as well as several.
+const std::vector<Case> kCases = {{1, 1, 1, 1},   {2, 7, 3, 16},  {1, 31, 33, 8},  {2, 33, 5, 3},   {1, 100, 70, 16},
+                                  {1, 190, 3, 9}, {2, 41, 9, 32}, {1, 35, 17, 33}, {1, 19, 9, 128}, {1, 17, 5, 200},
+                                  {1, 8, 64, 16}, {1, 0, 3, 16},  {3, 9, 8200, 16}};
+
+class SelectiveScanGpu : public ::testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(Shapes, SelectiveScanGpu, ::testing::ValuesIn(kCases));
+
+TEST_P(SelectiveScanGpu, AgreesWithTheReferenceInFloat64) {
+  expect_like_the_reference(make_problem(GetParam()));
+}
+
+TEST(SelectiveScanGpu, NarrowDtypes) {
+  for (const mx::Dtype dtype : {mx::bfloat16, mx::float16}) {
+    Problem problem = make_problem({2, 45, 21, 16}, dtype);
+    expect_like_the_reference(problem);
+    problem.in.D = mx::astype(*problem.in.D, dtype);
+    problem.in.delta_bias = mx::astype(*problem.in.delta_bias, dtype);
+    expect_like_the_reference(problem);
+  }
+}
+
+TEST(SelectiveScanGpu, OptionalInputsMayBeAbsent) {
+  for (int absent = 0; absent < 6; ++absent) {
+    SCOPED_TRACE(absent);
+    Problem problem = make_problem({2, 37, 6, 16});
+    if (absent == 0 || absent == 5) problem.in.D = std::nullopt;
+    if (absent == 1 || absent == 5) problem.in.z = std::nullopt;
+    if (absent == 2 || absent == 5) problem.in.delta_bias = std::nullopt;
+    if (absent == 3 || absent == 5) problem.in.initial_state = std::nullopt;
+    if (absent == 4) {
+      problem.in.delta_softplus = false;
+      problem.in.delta = mx::abs(problem.in.delta);
+      problem.in.delta_bias = mx::abs(*problem.in.delta_bias);
+    }
+    expect_like_the_reference(problem);
+  }
+}
+
+TEST(SelectiveScanGpu, SpansAndResets) {
+  const int length = 150;
+  for (const int states : {16, 40}) {
+    Problem problem = make_problem({6, length, 5, states});
+    const std::vector<int> spans = {40, 150, 0, 71, 5, 130, 64, 128, 50, 50, -3, 1000};
+    problem.in.spans = mx::array(spans.begin(), {6, 2}, mx::int32);
+    if (states == 16) {
+      expect_like_the_reference(problem);
+    }
+    std::vector<uint8_t> resets(6 * length, 0);
+    for (const int at : {0, 40, 41, 64, 149, 150 + 63, 150 + 70, 150 + 71, 300 + 64, 450 + 127, 750 + 0, 750 + 128}) {
+      resets[static_cast<size_t>(at)] = 1;
+    }
+    problem.in.resets = mx::array(resets.begin(), {6, length}, mx::uint8);
+    expect_like_the_reference(problem);
+    if (states == 16) {
+      problem.in.spans = std::nullopt;
+      expect_like_the_reference(problem);
+    }
+  }
+}
+
+TEST(SelectiveScanGpu, PaddingIsNeverReadAndSlicesAreReadInPlace) {
+  const int length = 80;
+  Problem problem = make_problem({2, length, 20, 16});
+  const std::vector<int> spans = {30, 80, 3, 70};
+  problem.in.spans = mx::array(spans.begin(), {2, 2}, mx::int32);
+  const std::vector<mx::array> want = values_and_gradients(problem, kernel);
+  const mx::array t = mx::reshape(mx::arange(length), {1, length, 1});
+  const mx::array begin = mx::expand_dims(mx::slice(*problem.in.spans, {0, 0}, {2, 1}), 2);
+  const mx::array end = mx::expand_dims(mx::slice(*problem.in.spans, {0, 1}, {2, 2}), 2);
+  const mx::array real = mx::logical_and(mx::greater_equal(t, begin), mx::less(t, end));
+  for (mx::array* a : {&problem.in.u, &problem.in.delta, &problem.in.B, &problem.in.C, &*problem.in.z, &problem.gy}) {
+    *a = inside_wider(mx::where(real, *a, mx::array(NAN)), 3, 5);
+  }
+  // Any strides will do.
+  problem.in.delta = mx::swapaxes(mx::contiguous(mx::swapaxes(problem.in.delta, 1, 2)), 1, 2);
+  const std::vector<mx::array> got = values_and_gradients(problem, kernel);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_TRUE(testing::same_bits(got[i], want[i])) << i;
+  }
+}
+
+TEST(SelectiveScanGpu, StepsEqualTheScan) {
+  for (const int states : {16, 5, 40}) {
+    const Problem problem = make_problem({2, 6, 35, states});
+    const SelectiveScanOutputs whole = selective_scan_reference(problem.in, mx::Device::cpu);
+    SelectiveScanInputs one = problem.in;
+    for (int t = 0; t < 6; ++t) {
+      const auto at = [&](const mx::array& a) { return mx::squeeze(positions(a, t, t + 1), 1); };
+      one.u = at(problem.in.u);
+      one.delta = at(problem.in.delta);
+      one.B = at(problem.in.B);
+      one.C = at(problem.in.C);
+      one.z = at(*problem.in.z);
+      const SelectiveScanOutputs out = scan::gpu_step(one, mx::default_stream(mx::Device::cpu));
+      EXPECT_LT(worst_difference(out.y, at(whole.y), at(whole.y)), 5e-6) << t;
+      one.initial_state = out.state;
+    }
+    EXPECT_LT(worst_difference(*one.initial_state, whole.state, whole.state), 5e-6);
+  }
+}
+
+TEST(SelectiveScanGpu, StepsCanBeDifferentiated) {
+  const Problem problem = make_problem({3, 1, 10, 16});
+  const Scan step = [](const SelectiveScanInputs& in) {
+    SelectiveScanInputs one = in;
+    for (mx::array* a : {&one.u, &one.delta, &one.B, &one.C, &*one.z}) {
+      *a = mx::squeeze(*a, 1);
+    }
+    SelectiveScanOutputs out = scan::gpu_step(one, mx::default_stream(mx::Device::cpu));
+    out.y = mx::expand_dims(out.y, 1);
+    return out;
+  };
+  const std::vector<mx::array> got = values_and_gradients(problem, step);
+  const std::vector<mx::array> want = values_and_gradients(problem, kernel);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_TRUE(testing::same_bits(got[i], want[i])) << i;
+  }
+}
+
+TEST(SelectiveScanGpu, ChunksFillTheMachineAndCoverTheSequence) {
+  EXPECT_EQ(scan::gpu_chunks(8, 2048, 4096, 16), 1);
+  EXPECT_GT(scan::gpu_chunks(1, 2048, 1536, 16), 8);
+  EXPECT_EQ(scan::gpu_chunks(1, 1, 1536, 16), 1);
+  for (const int length : {1, 31, 33, 64, 97, 320, 1000, 65536}) {
+    for (const int channels : {1, 300, 1536}) {
+      const int chunks = scan::gpu_chunks(1, length, channels, 16);
+      const int segments = (length + 31) / 32;
+      const int per_chunk = (segments + chunks - 1) / chunks;
+      EXPECT_GE(chunks * per_chunk, segments);
+      EXPECT_LT((chunks - 1) * per_chunk, segments);  // none is empty
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mamba::ops
