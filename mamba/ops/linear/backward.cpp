@@ -1,13 +1,16 @@
 #include <mlx/primitives.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 
 #include "mamba/base/error.h"
+#include "mamba/base/threads.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/forward.h"
 #include "mamba/ops/linear/multiply.h"
+#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
 
 namespace mamba::ops::linear_detail {
@@ -105,6 +108,29 @@ class InputGradient : public mx::UnaryPrimitive {
   bool has_spans_;
 };
 
+// dy^T x. Rows of dy are read column by column to be packed as the left operand, which costs more than the product
+// where x has few columns, as in a low-rank adapter; there x^T dy is computed instead, whose elements are the same
+// sums, and turned.
+constexpr int64_t kMaxTurned = 64;
+
+bool is_better_turned(int64_t n, int64_t k, Float dy, Float x) {
+  return 4 * k <= n && k <= kMaxTurned && !prefers_onednn(dy, x);
+}
+
+// to[j][i] = from[i][j] for i < rows <= kMaxTurned, j < columns.
+void turn(const float* from, int64_t rows, int64_t columns, const OutRows& to) {
+  parallel_for(columns, 256, [&](int64_t begin, int64_t end) {
+    std::array<float, kMaxTurned> row;
+    for (int64_t j = begin; j < end; ++j) {
+      for (int64_t i = 0; i < rows; ++i) {
+        row[static_cast<size_t>(i)] = from[i * columns + j];
+      }
+      narrow(row.data(), rows, to.type, to.rows[static_cast<size_t>(j)]);
+    }
+  });
+}
+
+// Outputs: the gradient of the weights and, where it is asked for, of the bias.
 class WeightGradient : public mx::Primitive {
  public:
   WeightGradient(mx::Stream stream, bool has_spans) : Primitive(stream), has_spans_(has_spans) {}
@@ -113,7 +139,9 @@ class WeightGradient : public mx::Primitive {
     for (mx::array& out : outputs) {
       allocate(out);
     }
-    if (outputs[1].size() == 0) {
+    const int64_t n = outputs[0].shape(0);
+    const int64_t k = outputs[0].shape(1);
+    if (n == 0) {
       return;
     }
     mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
@@ -121,58 +149,42 @@ class WeightGradient : public mx::Primitive {
     const mx::array x = readable_rows(inputs[1], encoder);
     encoder.set_input_array(dy);
     encoder.set_input_array(x);
-    encoder.set_output_array(outputs[0]);
-    encoder.set_output_array(outputs[1]);
-
-    struct Job {
-      SequenceShape shape;
-      Rows dy;
-      Rows x;
-      const int32_t* spans;
-      Product product;
-      void* bias_gradient;
-      Float bias_type;
-      std::vector<float> bias_sums;
-      Rows real_x;
-      std::vector<int64_t> groups;
-    };
+    for (mx::array& out : outputs) {
+      encoder.set_output_array(out);
+    }
+    const bool has_bias = outputs.size() == 2;
+    const bool turned = is_better_turned(n, k, float_type(dy.dtype()), float_type(x.dtype()));
     const auto job = std::make_shared<Job>(Job{.shape = SequenceShape(dy.shape()),
                                                .dy = rows_of(dy),
                                                .x = rows_of(x),
                                                .spans = spans_data(inputs, has_spans_, encoder),
                                                .product = {},
-                                               .bias_gradient = outputs[1].data<uint8_t>(),
-                                               .bias_type = float_type(outputs[1].dtype()),
-                                               .bias_sums = std::vector<float>(outputs[1].size()),
+                                               .turned = turned,
+                                               .gradient = out_rows_of(outputs[0]),
+                                               .bias_gradient = has_bias ? outputs[1].data<uint8_t>() : nullptr,
+                                               .bias_type = float_type(outputs.back().dtype()),
+                                               .bias_sums = std::vector<float>(static_cast<size_t>(has_bias ? n : 0)),
+                                               .real_dy = {},
                                                .real_x = {},
-                                               .groups = {outputs[1].shape(0)}});
+                                               .groups = {turned ? k : n}});
+    const int64_t rows = job->shape.rows();
     Product& product = job->product;
-    product.m = outputs[0].shape(0);
-    product.n = outputs[0].shape(1);
+    product.m = turned ? k : n;
+    product.n = turned ? n : k;
     product.left.transposed = true;
-    product.left.rows.type = job->dy.type;
     product.right.by_k = true;
+    job->real_dy.type = job->dy.type;
     job->real_x.type = job->x.type;
-    product.out = out_rows_of(outputs[0]);
-    product.left.rows.rows.reserve(static_cast<size_t>(job->shape.rows()));
-    job->real_x.rows.reserve(static_cast<size_t>(job->shape.rows()));
-    Workspace::instance().reserve(copied_floats(job->shape.rows(), product.n) +
-                                  multiply_workspace(product.m, 1, job->shape.rows(), job->dy.type, job->x.type));
-    encoder.dispatch([job] {
-      const int64_t length = job->shape.length;
-      for (int64_t index = 0; index < job->shape.sequences; ++index) {
-        const Span span = span_of(job->spans, index, length);
-        append_real(job->dy, index * length, span, job->product.left.rows);
-        append_real(job->x, index * length, span, job->real_x);
-      }
-      job->product.k = job->product.left.rows.count();
-      sum_rows(job->product.left.rows, job->product.m, job->bias_sums.data());
-      narrow(job->bias_sums.data(), job->product.m, job->bias_type, job->bias_gradient);
-      const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
-      float* workspace = Workspace::instance().data();
-      job->product.right.matrix = as_matrix(job->real_x, job->product.n, workspace);
-      multiply(job->product, job->groups, workspace + copied_floats(job->shape.rows(), job->product.n));
-    });
+    job->real_dy.rows.reserve(static_cast<size_t>(rows));
+    job->real_x.rows.reserve(static_cast<size_t>(rows));
+    if (turned) {
+      product.out.rows.resize(static_cast<size_t>(k));
+    } else {
+      product.out = job->gradient;
+    }
+    Workspace::instance().reserve((turned ? copied_floats(k, n) : 0) + copied_floats(rows, product.n) +
+                                  multiply_workspace(product.m, 1, rows, job->dy.type, job->x.type));
+    encoder.dispatch([job] { run(*job); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -191,6 +203,54 @@ class WeightGradient : public mx::Primitive {
   const char* name() const override { return "LinearWeightGradient"; }
 
  private:
+  struct Job {
+    SequenceShape shape;
+    Rows dy;
+    Rows x;
+    const int32_t* spans;
+    Product product;
+    bool turned;
+    OutRows gradient;
+    void* bias_gradient;
+    Float bias_type;
+    std::vector<float> bias_sums;
+    Rows real_dy;
+    Rows real_x;
+    std::vector<int64_t> groups;
+  };
+
+  static void run(Job& job) {
+    const int64_t length = job.shape.length;
+    for (int64_t index = 0; index < job.shape.sequences; ++index) {
+      const Span span = span_of(job.spans, index, length);
+      append_real(job.dy, index * length, span, job.real_dy);
+      append_real(job.x, index * length, span, job.real_x);
+    }
+    Product& product = job.product;
+    product.k = job.real_dy.count();
+    if (job.bias_gradient != nullptr) {
+      const auto n = static_cast<int64_t>(job.bias_sums.size());
+      sum_rows(job.real_dy, n, job.bias_sums.data());
+      narrow(job.bias_sums.data(), n, job.bias_type, job.bias_gradient);
+    }
+    product.left.rows = std::move(job.turned ? job.real_x : job.real_dy);
+    const Rows right = std::move(job.turned ? job.real_dy : job.real_x);
+    const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
+    float* workspace = Workspace::instance().data();
+    float* sums = workspace;
+    if (job.turned) {
+      workspace += copied_floats(product.m, product.n);
+      for (int64_t i = 0; i < product.m; ++i) {
+        product.out.rows[static_cast<size_t>(i)] = sums + i * product.n;
+      }
+    }
+    product.right.matrix = as_matrix(right, product.n, workspace);
+    multiply(product, job.groups, workspace + copied_floats(product.k, product.n));
+    if (job.turned) {
+      turn(sums, product.m, product.n, job.gradient);
+    }
+  }
+
   bool has_spans_;
 };
 
@@ -207,18 +267,22 @@ mx::array input_gradient(const mx::array& dy, const mx::array& weight, const std
   return mx::array(shape, dtype, std::make_shared<InputGradient>(stream, spans.has_value()), std::move(inputs));
 }
 
-std::pair<mx::array, mx::array> weight_gradient(const mx::array& dy, const mx::array& x,
-                                                const std::optional<mx::array>& spans, mx::Dtype weight_dtype,
-                                                mx::Dtype bias_dtype, mx::Stream stream) {
+WeightGradients weight_gradient(const mx::array& dy, const mx::array& x, const std::optional<mx::array>& spans,
+                                mx::Dtype weight_dtype, std::optional<mx::Dtype> bias_dtype, mx::Stream stream) {
   std::vector<mx::array> inputs = {dy, x};
   if (spans) {
     inputs.push_back(*spans);
   }
   const int n = dy.shape(-1);
-  std::vector<mx::array> outputs =
-      mx::array::make_arrays({{n, x.shape(-1)}, {n}}, {weight_dtype, bias_dtype},
-                             std::make_shared<WeightGradient>(stream, spans.has_value()), inputs);
-  return {outputs[0], outputs[1]};
+  std::vector<mx::Shape> shapes = {{n, x.shape(-1)}};
+  std::vector<mx::Dtype> dtypes = {weight_dtype};
+  if (bias_dtype) {
+    shapes.push_back({n});
+    dtypes.push_back(*bias_dtype);
+  }
+  const std::vector<mx::array> outputs =
+      mx::array::make_arrays(shapes, dtypes, std::make_shared<WeightGradient>(stream, spans.has_value()), inputs);
+  return {.weight = outputs[0], .bias = bias_dtype ? std::optional(outputs[1]) : std::nullopt};
 }
 
 }  // namespace mamba::ops::linear_detail

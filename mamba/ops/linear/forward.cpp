@@ -176,7 +176,9 @@ class Linear : public mx::UnaryPrimitive {
     const mx::array& x = primals[0];
     const mx::array& weight = primals[1];
     const std::optional<mx::array> spans = has_spans_ ? std::optional(primals.back()) : std::nullopt;
-    std::optional<std::pair<mx::array, mx::array>> of_weight;
+    const bool of_bias = has_bias_ && std::find(argnums.begin(), argnums.end(), 2) != argnums.end();
+    const std::optional<mx::Dtype> bias_dtype = of_bias ? std::optional(primals[2].dtype()) : std::nullopt;
+    std::optional<WeightGradients> of_weight;
     std::vector<mx::array> gradients;
     for (const int argument : argnums) {
       if (argument == 0) {
@@ -190,10 +192,9 @@ class Linear : public mx::UnaryPrimitive {
       }
       check(argument == 1 || (argument == 2 && has_bias_), "[linear] spans have no gradient");
       if (!of_weight) {
-        const mx::Dtype bias_dtype = has_bias_ ? primals[2].dtype() : weight.dtype();
         of_weight = weight_gradient(cotangents[0], x, spans, weight.dtype(), bias_dtype, stream());
       }
-      gradients.push_back(argument == 1 ? of_weight->first : of_weight->second);
+      gradients.push_back(argument == 1 ? of_weight->weight : *of_weight->bias);
     }
     return gradients;
   }

@@ -5,7 +5,6 @@
 #include <mlx/stream.h>
 
 #include <optional>
-#include <utility>
 
 #include "mamba/ops/linear/linear.h"
 
@@ -20,11 +19,14 @@ mlx::core::array input_gradient(const mlx::core::array& dy, const mlx::core::arr
                                 const std::optional<mlx::core::array>& spans, mlx::core::Dtype dtype,
                                 mlx::core::Stream stream);
 
-// dy^T x over the rows inside the spans, (N, K) in the weights' dtype, and the sum of those rows of dy, (N,) in
-// `bias_dtype`.
-std::pair<mlx::core::array, mlx::core::array> weight_gradient(const mlx::core::array& dy, const mlx::core::array& x,
-                                                              const std::optional<mlx::core::array>& spans,
-                                                              mlx::core::Dtype weight_dtype,
-                                                              mlx::core::Dtype bias_dtype, mlx::core::Stream stream);
+struct WeightGradients {
+  mlx::core::array weight;               // (N, K)
+  std::optional<mlx::core::array> bias;  // (N,), where it was asked for
+};
+
+// dy^T x over the rows inside the spans, in the weights' dtype; with `bias_dtype` the sum of those rows of dy, too.
+WeightGradients weight_gradient(const mlx::core::array& dy, const mlx::core::array& x,
+                                const std::optional<mlx::core::array>& spans, mlx::core::Dtype weight_dtype,
+                                std::optional<mlx::core::Dtype> bias_dtype, mlx::core::Stream stream);
 
 }  // namespace mamba::ops::linear_detail
