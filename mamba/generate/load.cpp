@@ -10,6 +10,7 @@
 #include "mamba/models/checkpoint.h"
 #include "mamba/models/peft.h"
 #include "mamba/models/registry.h"
+#include "mamba/text/tokenizer_files.h"
 
 namespace mamba::generate {
 
@@ -22,13 +23,6 @@ namespace {
 constexpr const char* kNeoxRepository = "EleutherAI/gpt-neox-20b";
 
 constexpr const char* kTokenizer = "tokenizer.json";
-
-// What travels with a tokenizer; all but the first may be absent.
-const std::vector<std::string>& tokenizer_file_names() {
-  static const std::vector<std::string> names = {kTokenizer, "tokenizer_config.json", "special_tokens_map.json",
-                                                 "chat_template.jinja"};
-  return names;
-}
 
 bool has_file(const hub::Snapshot& snapshot, const std::string& name) {
   return std::find(snapshot.files.begin(), snapshot.files.end(), name) != snapshot.files.end();
@@ -120,18 +114,6 @@ void copy_whole(const fs::path& from, const fs::path& to) {
   }
 }
 
-void copy_tokenizer(const fs::path& tokenizer, const fs::path& directory) {
-  for (const std::string& name : tokenizer_file_names()) {
-    const fs::path from = tokenizer.parent_path() / name;
-    if (fs::exists(from)) {
-      copy_whole(from, directory / name);
-    }
-  }
-  if (!fs::exists(directory / "tokenizer_config.json")) {
-    write_file(directory / "tokenizer_config.json", "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n");
-  }
-}
-
 }  // namespace
 
 Resolved resolve_model(const std::string& name, const LoadOptions& options, bool with_tokenizer) {
@@ -173,7 +155,7 @@ void save_converted(models::MambaLM& model, mx::Dtype weights, std::optional<mx:
   io::save_checkpoint(directory, models::parameters_to_save(model, dtype), io::kDefaultShardBytes, io::kTorchFormat,
                       progress);
   if (!source.tokenizer.empty()) {
-    copy_tokenizer(source.tokenizer, directory);
+    text::copy_tokenizer_files(source.tokenizer, directory);
   }
   if (const fs::path generation = source.directory / "generation_config.json"; fs::exists(generation)) {
     copy_whole(generation, directory / "generation_config.json");
