@@ -84,7 +84,9 @@ class AdamW : public mx::Primitive {
  private:
   // Where to read `in`; `out` takes over its memory if nobody else needs it.
   static const float* place(const mx::array& in, mx::array& out, mx::cpu::CommandEncoder& encoder) {
-    if (in.is_donatable() && in.flags().row_contiguous && in.data_size() == in.size()) {
+    // A buffer that MLX does not own, such as a mapped file, has size 0.
+    if (in.is_donatable() && in.flags().row_contiguous && in.data_size() == in.size() &&
+        in.buffer_size() >= in.nbytes()) {
       out.copy_shared_buffer(in);
       return out.data<float>();
     }
