@@ -64,6 +64,14 @@ std::vector<mx::array> State::arrays() const {
   return out;
 }
 
+State State::from_arrays(const std::vector<mx::array>& arrays) {
+  State out;
+  for (size_t i = 0; i + 1 < arrays.size(); i += 2) {
+    out.layers.push_back({arrays[i], arrays[i + 1]});
+  }
+  return out;
+}
+
 void State::check_fits(const Config& config) const {
   check(layers.size() == static_cast<size_t>(config.n_layer), "[State] is of a model with {} layers, not {}",
         layers.size(), config.n_layer);

@@ -33,6 +33,9 @@ struct State {
   // All arrays, for mlx::core::eval.
   std::vector<mlx::core::array> arrays() const;
 
+  // The state that arrays() gave these of.
+  static State from_arrays(const std::vector<mlx::core::array>& arrays);
+
   // Throws Error with both shapes unless the state is one of `config`'s models.
   void check_fits(const Config& config) const;
 

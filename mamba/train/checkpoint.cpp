@@ -1,0 +1,72 @@
+#include "mamba/train/checkpoint.h"
+
+#include <map>
+#include <string>
+
+#include "mamba/base/error.h"
+#include "mamba/base/file.h"
+#include "mamba/base/json.h"
+#include "mamba/io/safetensors.h"
+#include "mamba/io/save.h"
+
+namespace mamba::train {
+
+namespace fs = std::filesystem;
+namespace mx = mlx::core;
+
+namespace {
+
+constexpr const char* kTrainer = "trainer.json";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kCarried = "carried_state.safetensors";
+
+std::string layer_key(size_t layer, const char* name) {
+  return fmt::format("layers.{}.{}", layer, name);
+}
+
+}  // namespace
+
+void save_trainer_state(const fs::path& directory, const TrainerState& state) {
+  io::save_safetensors(directory / kOptimizer, io::to_save(state.moments));
+  if (state.carried) {
+    std::map<std::string, mx::array> arrays;
+    for (size_t i = 0; i < state.carried->layers.size(); ++i) {
+      arrays.emplace(layer_key(i, "conv"), state.carried->layers[i].conv);
+      arrays.emplace(layer_key(i, "ssm"), state.carried->layers[i].ssm);
+    }
+    io::save_safetensors(directory / kCarried, io::to_save(arrays));
+  }
+  Json json = {{"step", state.step}, {"seconds", state.seconds}, {"carried_state", state.carried.has_value()}};
+  if (state.best_loss && state.best_step) {
+    json["best_loss"] = *state.best_loss;
+    json["best_step"] = *state.best_step;
+  }
+  write_file(directory / kTrainer, json.dump(2) + "\n");
+}
+
+TrainerState load_trainer_state(const fs::path& directory) {
+  const fs::path file = directory / kTrainer;
+  const Json json = read_json(file);
+  const JsonObject object(json, file.string());
+  TrainerState state;
+  state.step = object.integer("step", 0, INT64_MAX);
+  state.seconds = object.number_or("seconds", 0, 0, 1e18);
+  if (object.has("best_loss")) {
+    state.best_loss = object.number_or("best_loss", 0, -1e30, 1e30);
+    state.best_step = object.integer("best_step", 0, INT64_MAX);
+  }
+  const auto optimizer = io::open_safetensors(directory / kOptimizer);
+  for (const std::string& name : optimizer->names()) {
+    state.moments.insert_or_assign(name, optimizer->load(name));
+  }
+  if (object.boolean_or("carried_state", false)) {
+    const auto carried = io::open_safetensors(directory / kCarried);
+    state.carried.emplace();
+    for (size_t i = 0; carried->has(layer_key(i, "ssm")); ++i) {
+      state.carried->layers.push_back({carried->load(layer_key(i, "conv")), carried->load(layer_key(i, "ssm"))});
+    }
+  }
+  return state;
+}
+
+}  // namespace mamba::train

@@ -1,0 +1,31 @@
+// The loss of a language model on a batch, and its gradients.
+#pragma once
+
+#include <mlx/array.h>
+
+#include <utility>
+#include <vector>
+
+#include "mamba/models/mamba.h"
+#include "mamba/train/data/batches.h"
+#include "mamba/train/trainable.h"
+
+namespace mamba::train {
+
+struct Gradients {
+  mlx::core::array loss;                 // () float32: the sum of the targets' cross-entropies, divided by `divisor`
+  std::vector<mlx::core::array> values;  // one for each trainable array, in its order and shape
+  models::State state;                   // after the batch; its gradient stops here
+};
+
+// Loss and gradients of `batch` from `state`, as a graph that is not evaluated. Gradients have the dtype of their
+// parameter, except that of the embeddings, which is float32. `recompute`: keep only each block's input and compute
+// the rest again in the backward pass.
+Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable, const Batch& batch,
+                             const models::State& state, double divisor, bool recompute = false);
+
+// The sum of the cross-entropies alone, () float32, and the state after the batch.
+std::pair<mlx::core::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,
+                                                    const models::State& state);
+
+}  // namespace mamba::train

@@ -1,0 +1,63 @@
+// AdamW over a model's trainable arrays, in float32 whatever they are computed in.
+#pragma once
+
+#include <mlx/array.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mamba/nn/parameters.h"
+#include "mamba/train/trainable.h"
+
+namespace mamba::train {
+
+struct OptimizerOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  // What large weights are computed in: with bfloat16 the model holds rounded copies and the optimiser the float32
+  // masters, except for small tensors that keep their precision (models/checkpoint.h) and adapters.
+  mlx::core::Dtype compute_dtype = mlx::core::float32;
+};
+
+// Weight decay acts on everything but A_log, D, norms and biases, as in the official implementation.
+bool decays(const std::string& path);
+
+class Optimizer {
+ public:
+  // Takes the arrays of `trainable`, in float32, as the masters, and puts their computed form in their place.
+  Optimizer(const Trainable& trainable, const OptimizerOptions& options);
+
+  // One step with these gradients, times `gradient_scale` () float32; evaluates.
+  void step(const Trainable& trainable, std::vector<mlx::core::array> gradients, double learning_rate,
+            const mlx::core::array& gradient_scale);
+
+  int64_t steps() const { return steps_; }
+
+  // The parameters in float32, by path.
+  nn::ParameterMap parameters(const Trainable& trainable) const;
+
+  // What a resumed run needs beside the parameters: "m.<path>" and "v.<path>".
+  nn::ParameterMap moments() const;
+
+  // Goes on from what moments() gave after `steps` steps. Throws Error that names what is missing or misshapen.
+  void restore(const nn::ParameterMap& moments, int64_t steps);
+
+ private:
+  struct Slot {
+    std::string path;
+    mlx::core::array m;
+    mlx::core::array v;
+    std::optional<mlx::core::array> master;  // where the model holds a rounded copy
+  };
+
+  OptimizerOptions options_;
+  std::vector<Slot> slots_;  // in the trainable arrays' order
+  int64_t steps_ = 0;
+};
+
+}  // namespace mamba::train

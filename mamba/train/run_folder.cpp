@@ -1,0 +1,262 @@
+#include "mamba/train/run_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <utility>
+
+#include "mamba/base/error.h"
+#include "mamba/base/file.h"
+
+namespace mamba::train {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kCheckpoints = "checkpoints";
+constexpr const char* kUnfinished = ".unfinished-";  // before a name: not to be taken for a checkpoint
+constexpr const char* kMetrics = "metrics.jsonl";
+
+std::string step_name(int64_t step) {
+  return fmt::format("step-{}", step);
+}
+
+std::optional<int64_t> step_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "step-";
+  int64_t step = 0;
+  if (!name.starts_with(kPrefix)) {
+    return std::nullopt;
+  }
+  const char* const end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  return error == std::errc() && stop == end && step >= 0 ? std::optional(step) : std::nullopt;
+}
+
+void remove_whole(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+}
+
+void rename_or_throw(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  check(!error, "{}: cannot be renamed to {}: {}", from.string(), to.filename().string(), error.message());
+}
+
+// What was renamed must survive a power cut; a file system that cannot promise that is no error.
+void sync_folder(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) {
+    ::fsync(fd);
+    ::close(fd);
+  }
+}
+
+}  // namespace
+
+RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {}
+
+RunFolder::RunFolder(RunFolder&& other) noexcept
+    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
+
+RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(lock_, other.lock_);
+  return *this;
+}
+
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) {
+    ::close(lock_);
+  }
+}
+
+RunFolder RunFolder::create(const fs::path& path, const Json& config) {
+  std::error_code ignored;
+  if (fs::exists(path / "config.json", ignored)) {
+    throw UsageError(
+        fmt::format("--out {}: a run (or a model) is there already: go on with it by --resume, or name another folder",
+                    path.string()));
+  }
+  make_directories(path / kCheckpoints);
+  RunFolder folder(path);
+  folder.lock();
+  folder.clean();
+  folder.write_config(config);
+  return folder;
+}
+
+RunFolder RunFolder::open(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::exists(path / "config.json", ignored) || !fs::is_directory(path / kCheckpoints, ignored)) {
+    throw UsageError(fmt::format("--out {}: there is no run to resume", path.string()));
+  }
+  RunFolder folder(path);
+  folder.lock();
+  folder.clean();
+  return folder;
+}
+
+void RunFolder::lock() {
+  const fs::path file = path_ / ".lock";
+  lock_ = ::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+  check(lock_ >= 0, "{}: cannot be written: {}", file.string(), std::strerror(errno));
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    throw Error(fmt::format("{}: another process is training in this folder", path_.string()));
+  }
+}
+
+void RunFolder::clean() {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_ / kCheckpoints, ignored)) {
+    if (entry.path().filename().string().starts_with(kUnfinished)) {
+      remove_whole(entry.path());
+    }
+  }
+}
+
+fs::path RunFolder::checkpoint_path(int64_t step) const {
+  return path_ / kCheckpoints / step_name(step);
+}
+
+Json RunFolder::config() const {
+  return read_json(path_ / "config.json");
+}
+
+void RunFolder::write_config(const Json& config) {
+  write_file(path_ / "config.json", config.dump(2) + "\n");
+}
+
+std::vector<int64_t> RunFolder::checkpoints() const {
+  std::vector<int64_t> steps;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_ / kCheckpoints, ignored)) {
+    if (const auto step = step_of(entry.path().filename().string())) {
+      steps.push_back(*step);
+    }
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+std::optional<int64_t> RunFolder::linked(const char* name) const {
+  std::error_code error;
+  const fs::path target = fs::read_symlink(path_ / name, error);
+  if (error || !fs::exists(path_ / name, error)) {
+    return std::nullopt;
+  }
+  return step_of(target.filename().string());
+}
+
+void RunFolder::link(const char* name, int64_t step) {
+  const fs::path unfinished = path_ / (std::string(kUnfinished) + name);
+  remove_whole(unfinished);
+  std::error_code error;
+  fs::create_directory_symlink(fs::path(kCheckpoints) / step_name(step), unfinished, error);
+  check(!error, "{}: cannot be written: {}", unfinished.string(), error.message());
+  rename_or_throw(unfinished, path_ / name);
+  sync_folder(path_);
+}
+
+void RunFolder::save(int64_t step, bool is_best, const std::function<void(const fs::path&)>& write) {
+  const fs::path place = checkpoint_path(step);
+  const fs::path unfinished = path_ / kCheckpoints / (kUnfinished + step_name(step));
+  remove_whole(unfinished);
+  make_directories(unfinished);
+  try {
+    write(unfinished);
+    sync_folder(unfinished);
+  } catch (...) {
+    remove_whole(unfinished);
+    throw;
+  }
+  // A checkpoint of this step from an earlier try gives way.
+  if (fs::exists(place)) {
+    const fs::path old = path_ / kCheckpoints / (kUnfinished + std::string("old-") + step_name(step));
+    remove_whole(old);
+    rename_or_throw(place, old);
+    rename_or_throw(unfinished, place);
+    remove_whole(old);
+  } else {
+    rename_or_throw(unfinished, place);
+  }
+  sync_folder(path_ / kCheckpoints);
+  link("last", step);
+  if (is_best) {
+    link("best", step);
+  }
+}
+
+void RunFolder::mark_best(int64_t step) {
+  link("best", step);
+}
+
+void RunFolder::keep(int64_t count) {
+  const std::vector<int64_t> steps = checkpoints();
+  const std::optional<int64_t> newest = last();
+  const std::optional<int64_t> finest = best();
+  const auto superfluous = std::max<int64_t>(0, static_cast<int64_t>(steps.size()) - count);
+  for (int64_t i = 0; i < superfluous; ++i) {
+    const int64_t step = steps[static_cast<size_t>(i)];
+    if (step == newest || step == finest) {
+      continue;
+    }
+    // Renamed first, so that no half-removed folder is ever taken for a checkpoint.
+    const fs::path doomed = path_ / kCheckpoints / (kUnfinished + std::string("old-") + step_name(step));
+    rename_or_throw(checkpoint_path(step), doomed);
+    remove_whole(doomed);
+  }
+}
+
+void RunFolder::append_metrics(const Json& line) {
+  const fs::path file = path_ / kMetrics;
+  const std::string text = line.dump() + "\n";
+  const int fd = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+  check(fd >= 0, "{}: cannot be written: {}", file.string(), std::strerror(errno));
+  struct stat before = {};
+  ::fstat(fd, &before);
+  const ssize_t written = ::write(fd, text.data(), text.size());
+  const int reason = written < 0 ? errno : ENOSPC;
+  const bool whole = written == static_cast<ssize_t>(text.size());
+  if (!whole && ::ftruncate(fd, before.st_size) != 0) {
+    // The torn line is left out when the run is resumed.
+  }
+  ::close(fd);
+  check(whole, "{}: cannot be written: {}", file.string(), std::strerror(reason));
+}
+
+std::vector<Json> RunFolder::rewind_metrics(int64_t step) {
+  std::vector<Json> kept;
+  const fs::path file = path_ / kMetrics;
+  if (!fs::exists(file)) {
+    return kept;
+  }
+  const std::string text = read_file(file);
+  std::string whole;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) {
+      break;
+    }
+    const std::string line = text.substr(begin, end - begin);
+    const Json json = Json::parse(line, nullptr, false);
+    if (json.is_object() && json.value("step", step) < step) {
+      whole += line + "\n";
+      kept.push_back(json);
+    }
+    begin = end + 1;
+  }
+  if (whole.size() != text.size()) {
+    write_file(file, whole);
+  }
+  return kept;
+}
+
+}  // namespace mamba::train

@@ -1,0 +1,76 @@
+// The folder of a training run:
+//
+//   config.json            what the run is: settings, data, model, version
+//   metrics.jsonl          one line for each step
+//   report.html            the same to look at
+//   checkpoints/step-N     after N steps: the model's files and trainer.json, optimizer.safetensors
+//   last, best             links to two of these
+//
+// Every file appears whole or not at all: a checkpoint is written beside its place and renamed into it, links are
+// replaced in one step, and metrics.jsonl grows by whole lines.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mamba/base/json.h"
+
+namespace mamba::train {
+
+class RunFolder {
+ public:
+  // Makes a new run's folder with its config.json. Throws UsageError when the folder holds a run already, and Error
+  // when another process trains there or nothing can be written.
+  static RunFolder create(const std::filesystem::path& path, const Json& config);
+
+  // Opens one that exists, removing what a killed process left half-written. Throws UsageError when there is none.
+  static RunFolder open(const std::filesystem::path& path);
+
+  ~RunFolder();
+  RunFolder(RunFolder&& other) noexcept;
+  RunFolder& operator=(RunFolder&& other) noexcept;
+
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path checkpoint_path(int64_t step) const;  // checkpoints/step-N
+
+  Json config() const;
+  void write_config(const Json& config);
+
+  // The steps whose checkpoints are there, ascending.
+  std::vector<int64_t> checkpoints() const;
+  std::optional<int64_t> last() const { return linked("last"); }
+  std::optional<int64_t> best() const { return linked("best"); }
+
+  // `write` fills the folder it is given, which then becomes checkpoints/step-N and `last`, and `best` when asked.
+  // When `write` throws, nothing has changed.
+  void save(int64_t step, bool is_best, const std::function<void(const std::filesystem::path&)>& write);
+
+  // Names a checkpoint that is there as the best.
+  void mark_best(int64_t step);
+
+  // Removes checkpoints but the newest `count`, `last` and `best`.
+  void keep(int64_t count);
+
+  // Appends a line to metrics.jsonl. Throws Error on a full disk; the line is then not there.
+  void append_metrics(const Json& line);
+
+  // Removes the lines from step `step` on, and returns those before.
+  std::vector<Json> rewind_metrics(int64_t step);
+
+ private:
+  explicit RunFolder(std::filesystem::path path);
+
+  std::optional<int64_t> linked(const char* name) const;
+  void link(const char* name, int64_t step);
+  void lock();
+  void clean();
+
+  std::filesystem::path path_;
+  int lock_ = -1;
+};
+
+}  // namespace mamba::train

@@ -1,0 +1,209 @@
+#include "mamba/train/trainer.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "mamba/base/error.h"
+#include "mamba/base/memory.h"
+#include "mamba/ops/global_norm/global_norm.h"
+#include "mamba/train/checkpoint.h"
+#include "mamba/train/evaluation.h"
+#include "mamba/train/objective.h"
+
+namespace mamba::train {
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::string readable(double value) {
+  return std::isnan(value) ? "nan" : fmt::format("{:g}", value);
+}
+
+// JSON has no number for what is not finite.
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+}  // namespace
+
+Json StepReport::to_json() const {
+  Json line = {{"step", step},
+               {"loss", number(loss)},
+               {"lr", lr},
+               {"grad_norm", number(grad_norm)},
+               {"epoch", epoch},
+               {"tokens_per_second", std::round(tokens_per_second * 10) / 10},
+               {"peak_memory_mb", std::round(peak_memory_mb * 10) / 10}};
+  if (eval_loss) {
+    line["eval_loss"] = number(*eval_loss);
+  }
+  return line;
+}
+
+Trainer::Trainer(models::MambaLM& model, Trainable trainable, Batches batches, std::optional<Windows> held_out,
+                 const Settings& settings, RunFolder& folder, Hooks hooks,
+                 const std::optional<std::filesystem::path>& directory)
+    : model_(model),
+      trainable_(std::move(trainable)),
+      batches_(std::move(batches)),
+      held_out_(std::move(held_out)),
+      settings_(settings),
+      folder_(folder),
+      hooks_(std::move(hooks)),
+      optimizer_(trainable_, settings.optimizer()) {
+  if (directory) {
+    TrainerState state = load_trainer_state(*directory);
+    optimizer_.restore(state.moments, state.step);
+    step_ = state.step;
+    best_loss_ = state.best_loss;
+    best_step_ = state.best_step;
+    seconds_ = state.seconds;
+    carried_ = std::move(state.carried);
+    if (carried_) {
+      carried_->check_fits(model_.config());
+    }
+  }
+}
+
+Trainer::Work Trainer::take_step(double learning_rate) {
+  std::vector<Batch> parts;
+  int64_t targets = 0;
+  int64_t tokens = 0;
+  for (int64_t g = 0; g < settings_.grad_accum; ++g) {
+    parts.push_back(batches_.at(step_ * settings_.grad_accum + g));
+    targets += parts.back().target_count;
+    tokens += static_cast<int64_t>(parts.back().tokens.size());
+  }
+  const double divisor = static_cast<double>(std::max<int64_t>(1, targets));
+  const int rows = parts.front().tokens.shape(0);
+  std::vector<mx::array> sums;
+  double loss = 0;
+  for (const Batch& part : parts) {
+    const bool continues = part.continues && carried_.has_value();
+    Gradients got = loss_and_gradients(model_, trainable_, part, continues ? *carried_ : model_.initial_state(rows),
+                                       divisor, settings_.recompute);
+    if (sums.empty()) {
+      sums = std::move(got.values);
+    } else {
+      for (size_t i = 0; i < sums.size(); ++i) {
+        sums[i] = mx::add(mx::astype(sums[i], mx::float32), mx::astype(got.values[i], mx::float32));
+      }
+      got.values.clear();
+    }
+    std::vector<mx::array> results = sums;
+    results.push_back(got.loss);
+    if (settings_.carry_state) {
+      const std::vector<mx::array> arrays = got.state.arrays();
+      results.insert(results.end(), arrays.begin(), arrays.end());
+      carried_ = std::move(got.state);
+    }
+    mx::eval(results);
+    loss += static_cast<double>(got.loss.item<float>());
+  }
+  mx::array norm = ops::global_norm(sums);
+  const double grad_norm = static_cast<double>(norm.item<float>());
+  if (!std::isfinite(loss) || !std::isfinite(grad_norm)) {
+    return {loss, grad_norm, tokens};
+  }
+  // As torch.nn.utils.clip_grad_norm_ does it.
+  const double scale = settings_.grad_clip > 0 ? std::min(1.0, settings_.grad_clip / (grad_norm + 1e-6)) : 1.0;
+  optimizer_.step(trainable_, std::move(sums), learning_rate, mx::array(static_cast<float>(scale)));
+  return {loss, grad_norm, tokens};
+}
+
+double Trainer::evaluate() {
+  return held_out_loss(model_, *held_out_,
+                       {.batch_size = settings_.batch_size,
+                        .most_windows = settings_.eval_windows,
+                        .carry_state = settings_.carry_state});
+}
+
+void Trainer::save(bool is_best) {
+  // Without a held-out loss the newest is the best there is to name.
+  folder_.save(step_, is_best || !held_out_, [&](const std::filesystem::path& directory) {
+    hooks_.save_model(directory, optimizer_.parameters(trainable_));
+    save_trainer_state(directory, {.step = step_,
+                                   .best_loss = best_loss_,
+                                   .best_step = best_step_,
+                                   .seconds = seconds_,
+                                   .moments = optimizer_.moments(),
+                                   .carried = carried_});
+  });
+  folder_.keep(settings_.keep);
+  if (hooks_.on_checkpoint) {
+    hooks_.on_checkpoint();
+  }
+}
+
+void Trainer::fail_not_finite(const Work& work) {
+  const std::optional<int64_t> last = folder_.last();
+  const std::string kept =
+      last ? fmt::format("the checkpoint of step {} is kept in {}", *last, folder_.checkpoint_path(*last).string())
+           : "there is no checkpoint yet";
+  throw Error(fmt::format(
+      "step {}: the loss is {} and the norm of its gradients {}, so the run ends here; {}. A lower --lr, a longer "
+      "--warmup or --grad-clip 1 may help",
+      step_, readable(work.loss), readable(work.grad_norm), kept));
+}
+
+Outcome Trainer::run() {
+  const Schedule schedule = settings_.learning_rates();
+  int64_t saved = folder_.last() == step_ ? step_ : -1;
+  while (step_ < settings_.steps) {
+    const auto start = Clock::now();
+    const double learning_rate = schedule.learning_rate(step_);
+    const Work work = take_step(learning_rate);
+    const double seconds = seconds_since(start);
+    seconds_ += seconds;
+    StepReport report{.step = step_,
+                      .loss = work.loss,
+                      .lr = learning_rate,
+                      .grad_norm = work.grad_norm,
+                      .epoch = batches_.epoch_of((step_ + 1) * settings_.grad_accum),
+                      .tokens_per_second = static_cast<double>(work.tokens) / seconds,
+                      .peak_memory_mb = static_cast<double>(peak_memory_bytes()) / 1e6};
+    if (!std::isfinite(work.loss) || !std::isfinite(work.grad_norm)) {
+      folder_.append_metrics(report.to_json());
+      fail_not_finite(work);
+    }
+    ++step_;
+    const auto due = [&](int64_t every) { return step_ == settings_.steps || (every > 0 && step_ % every == 0); };
+    bool is_best = false;
+    if (held_out_ && due(settings_.eval_every)) {
+      report.eval_loss = evaluate();
+      is_best = !best_loss_ || *report.eval_loss < *best_loss_;
+      if (is_best) {
+        best_loss_ = report.eval_loss;
+        best_step_ = step_;
+      }
+    }
+    folder_.append_metrics(report.to_json());
+    if (hooks_.on_step) {
+      hooks_.on_step(report);
+    }
+    if (is_best || due(settings_.save_every)) {
+      save(is_best);
+      saved = step_;
+    }
+    if (hooks_.should_stop && hooks_.should_stop() && step_ < settings_.steps) {
+      if (saved != step_) {
+        save(false);
+      }
+      return Outcome::kStopped;
+    }
+  }
+  return Outcome::kFinished;
+}
+
+}  // namespace mamba::train

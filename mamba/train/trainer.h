@@ -1,0 +1,88 @@
+// The training loop: batches in, steps, evaluation, checkpoints.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mamba/models/mamba.h"
+#include "mamba/train/data/batches.h"
+#include "mamba/train/optimizer.h"
+#include "mamba/train/run_folder.h"
+#include "mamba/train/settings.h"
+#include "mamba/train/trainable.h"
+
+namespace mamba::train {
+
+// A line of metrics.jsonl. Steps count from 0; `loss` is the mean over the step's targets before its update.
+struct StepReport {
+  int64_t step = 0;
+  double loss = 0;
+  double lr = 0;
+  double grad_norm = 0;  // before clipping
+  double epoch = 0;      // after the step
+  double tokens_per_second = 0;
+  double peak_memory_mb = 0;
+  std::optional<double> eval_loss;  // after the step
+
+  Json to_json() const;
+};
+
+// What the program around the loop contributes.
+struct Hooks {
+  // Writes the model's own files into a checkpoint's folder, from the trained arrays in float32.
+  std::function<void(const std::filesystem::path& directory, const nn::ParameterMap& parameters)> save_model;
+  std::function<void(const StepReport& report)> on_step;  // may be empty
+  std::function<bool()> should_stop;                      // asked after each step; may be empty
+  std::function<void()> on_checkpoint;                    // after each save; may be empty
+};
+
+enum class Outcome { kFinished, kStopped };
+
+class Trainer {
+ public:
+  // `model` holds the arrays of `trainable`, in float32; it must outlive the trainer. `directory` is the checkpoint to
+  // go on from: the model's arrays must be that checkpoint's.
+  Trainer(models::MambaLM& model, Trainable trainable, Batches batches, std::optional<Windows> held_out,
+          const Settings& settings, RunFolder& folder, Hooks hooks,
+          const std::optional<std::filesystem::path>& directory = std::nullopt);
+
+  // Runs to the last step, or until should_stop(). Saves every save_every steps, whenever the held-out loss is the
+  // lowest so far, at the end, and when it stops. Throws Error, having saved nothing, when loss or gradients are no
+  // longer finite: the checkpoints that are there are from before. Throws Error when a checkpoint or a line of metrics
+  // cannot be written.
+  Outcome run();
+
+  int64_t step() const { return step_; }
+
+ private:
+  struct Work {
+    double loss;
+    double grad_norm;
+    int64_t tokens;
+  };
+
+  Work take_step(double learning_rate);
+  double evaluate();
+  void save(bool is_best);
+  [[noreturn]] void fail_not_finite(const Work& work);
+
+  models::MambaLM& model_;
+  Trainable trainable_;
+  Batches batches_;
+  std::optional<Windows> held_out_;
+  Settings settings_;
+  RunFolder& folder_;
+  Hooks hooks_;
+  Optimizer optimizer_;
+  int64_t step_ = 0;
+  std::optional<double> best_loss_;
+  std::optional<int64_t> best_step_;
+  double seconds_ = 0;
+  std::optional<models::State> carried_;
+};
+
+}  // namespace mamba::train
