@@ -21,6 +21,8 @@ std::span<const Command> commands();
 
 extern const Command kGenerate;
 extern const Command kScore;
+extern const Command kTrain;
+extern const Command kFinetune;
 extern const Command kConvert;
 extern const Command kMerge;
 extern const Command kTokenize;

@@ -23,6 +23,8 @@ constexpr unsigned kGraceSeconds = 2;
 volatile std::sig_atomic_t received_signal = 0;
 volatile std::sig_atomic_t open_line = 0;
 
+const char* volatile graceful_notice = nullptr;  // of the GracefulStop that lives
+
 std::mutex error_mutex;
 bool bar_shown = false;  // guarded by error_mutex
 
@@ -35,6 +37,10 @@ void on_alarm(int) {
 
 void on_signal(int signal) {
   received_signal = signal;
+  if (const char* notice = graceful_notice; notice != nullptr) {
+    [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, notice, std::strlen(notice));
+    return;
+  }
   ::alarm(kGraceSeconds);
 }
 
@@ -186,6 +192,18 @@ void check_interrupted() {
   if (received_signal != 0) {
     throw Interrupted{received_signal};
   }
+}
+
+GracefulStop::GracefulStop(const char* notice) {
+  graceful_notice = notice;
+}
+
+GracefulStop::~GracefulStop() {
+  graceful_notice = nullptr;
+}
+
+bool GracefulStop::requested() const {
+  return received_signal != 0;
 }
 
 ProgressFn progress_reporter() {

@@ -35,6 +35,19 @@ void note_text(std::string_view text) noexcept;
 // second one, the process ends anyway.
 void check_interrupted();
 
+// While one lives, the first signal ends nothing: requested() tells of it, and the work comes to a good end by itself.
+// A second signal ends the process at once. One at a time.
+class GracefulStop {
+ public:
+  // `notice` is written to standard error when the signal comes; must outlive this.
+  explicit GracefulStop(const char* notice);
+  ~GracefulStop();
+  GracefulStop(const GracefulStop&) = delete;
+  GracefulStop& operator=(const GracefulStop&) = delete;
+
+  bool requested() const;
+};
+
 // A bar where standard error is a terminal, else a line now and then. Cancels work when a signal came.
 ProgressFn progress_reporter();
 

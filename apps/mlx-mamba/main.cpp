@@ -13,7 +13,8 @@
 namespace mamba::cli {
 
 std::span<const Command> commands() {
-  static const Command table[] = {kGenerate, kScore, kConvert, kMerge, kTokenize, kInfo, kCompletion};
+  static const Command table[] = {kGenerate, kScore,    kTrain, kFinetune,  kMerge,
+                                  kConvert,  kTokenize, kInfo,  kCompletion};
   return table;
 }
 

@@ -70,6 +70,9 @@ void OptionTable::add(Option option) {
   } else {
     option.parsed = app_.add_option(option.name);
   }
+  if (option.takes_many) {
+    option.parsed->expected(1, CLI::detail::expected_max_vector_size);
+  }
   option.parsed->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   if (const size_t comma = option.name.find(','); comma != std::string::npos) {
     option.name.erase(0, comma + 1);
@@ -78,8 +81,13 @@ void OptionTable::add(Option option) {
 }
 
 void OptionTable::flag(const std::string& name, bool* value, const std::string& help) {
-  add({.name = name, .value_name = "", .help = help, .group = group_, .assign = [value](const std::string&) {
-         *value = true;
+  switched(
+      name, [value] { *value = true; }, help);
+}
+
+void OptionTable::switched(const std::string& name, std::function<void()> assign, const std::string& help) {
+  add({.name = name, .value_name = "", .help = help, .group = group_, .assign = [assign](const std::string&) {
+         assign();
        }});
 }
 
@@ -105,18 +113,24 @@ void OptionTable::texts(const std::string& name, const std::string& value_name, 
 
 void OptionTable::choice(const std::string& name, const std::string& value_name, std::vector<std::string> words,
                          std::optional<std::string>* value, const std::string& help) {
+  choice(
+      name, value_name, std::move(words), [value](const std::string& given) { *value = given; }, help);
+}
+
+void OptionTable::choice(const std::string& name, const std::string& value_name, std::vector<std::string> words,
+                         std::function<void(const std::string&)> assign, const std::string& help) {
   add({.name = name,
        .value_name = value_name,
        .help = help,
        .group = group_,
        .offer = Offer::kWords,
        .words = words,
-       .assign = [this, name, words, value](const std::string& given) {
+       .assign = [this, name, words, assign](const std::string& given) {
          if (std::find(words.begin(), words.end(), given) == words.end()) {
            fail(fmt::format("{} must be {} or {} but is {}", name, fmt::join(words.begin(), words.end() - 1, ", "),
                             words.back(), quote(given)));
          }
-         *value = given;
+         assign(given);
        }});
 }
 
@@ -152,6 +166,35 @@ void OptionTable::number(const std::string& name, const std::string& value_name,
          }
          *value = parsed;
        }});
+}
+
+void OptionTable::real(const std::string& name, const std::string& value_name, std::function<void(double)> assign,
+                       double low, double high, const std::string& help) {
+  add({.name = name,
+       .value_name = value_name,
+       .help = help,
+       .group = group_,
+       .assign = [this, name, assign, low, high](const std::string& given) {
+         char* stop = nullptr;
+         const double parsed = std::strtod(given.c_str(), &stop);
+         const bool blank = given.empty() || std::isspace(static_cast<unsigned char>(given.front()));
+         if (blank || stop != given.c_str() + given.size() || !(parsed >= low && parsed <= high)) {
+           fail(fmt::format("{} must be a number from {} to {} but is {}", name, low, high, quote(given)));
+         }
+         assign(parsed);
+       }});
+}
+
+void OptionTable::paths(const std::string& name, const std::string& value_name, std::vector<std::string>* values,
+                        const std::string& help) {
+  add({.name = name,
+       .value_name = value_name,
+       .help = help,
+       .group = group_,
+       .offer = Offer::kFiles,
+       .repeats = true,
+       .takes_many = true,
+       .assign = [values](const std::string& given) { values->push_back(given); }});
 }
 
 // CLI11 takes "--prompt=" for an option whose value comes next; here it is one whose value is empty.

@@ -23,6 +23,7 @@ struct Option {
   Offer offer = Offer::kNothing;
   std::vector<std::string> words = {};  // for Offer::kWords, and nothing else is accepted then
   bool repeats = false;
+  bool takes_many = false;  // values up to the next option
   std::function<void(const std::string& value)> assign = {};
   CLI::Option* parsed = nullptr;
 
@@ -40,15 +41,24 @@ class OptionTable {
 
   // Each writes to `value` when the option is given; it must outlive parse().
   void flag(const std::string& name, bool* value, const std::string& help);
+  void switched(const std::string& name, std::function<void()> assign, const std::string& help);
   void text(const std::string& name, const std::string& value_name, std::optional<std::string>* value,
             const std::string& help, Offer offer = Offer::kNothing);
   void texts(const std::string& name, const std::string& value_name, std::vector<std::string>* values,
              const std::string& help);
   void choice(const std::string& name, const std::string& value_name, std::vector<std::string> words,
               std::optional<std::string>* value, const std::string& help);
+  void choice(const std::string& name, const std::string& value_name, std::vector<std::string> words,
+              std::function<void(const std::string&)> assign, const std::string& help);
   void integer(const std::string& name, const std::string& value_name, std::function<void(int64_t)> assign, int64_t low,
                int64_t high, const std::string& help);
   void number(const std::string& name, const std::string& value_name, float* value, const std::string& help);
+  // In double precision, between `low` and `high`.
+  void real(const std::string& name, const std::string& value_name, std::function<void(double)> assign, double low,
+            double high, const std::string& help);
+  // One or more values behind the name, which may also be given again.
+  void paths(const std::string& name, const std::string& value_name, std::vector<std::string>* values,
+             const std::string& help);
 
   enum class Asked { kRun, kHelp, kVersion };
 

@@ -1,0 +1,42 @@
+# Fine-tuning: an adapter that generate, score and merge take, whole models, and the loss on answers alone.
+. "$(dirname "$0")/common.sh"
+
+printf '{"prompt":"Q: who?\\n","completion":"A: me."}\n{"prompt":"Q: where?\\n","completion":"A: here."}\n' > qa.jsonl
+common="--data qa.jsonl --seq-len 48 --warmup 0 --schedule constant"
+
+mlx_mamba finetune $common --lora-rank 4 --lr 0.01 --steps 80 --weight-decay 0 --out adapted > out 2> err || fail "$(cat err)"
+json adapted/metrics.jsonl "d[-1]['loss'] < 0.3 * d[0]['loss']"
+ls adapted/adapter > out
+expect_line adapter_config.json out
+expect_line adapter_model.safetensors out
+[ ! -e adapted/last/model.safetensors ] || fail "a checkpoint of an adapter holds the whole model"
+mlx_mamba generate --adapter adapted/adapter --prompt "Q: where?
+" --temperature 0 --max-tokens 12 > with
+expect_line 'A: here\.' with
+mlx_mamba merge --adapter adapted/adapter --out merged 2> err || fail "$(cat err)"
+mlx_mamba generate --model merged --prompt "Q: where?
+" --temperature 0 --max-tokens 12 > out
+expect_same with out
+
+# Resumed in the middle it is the same adapter.
+mlx_mamba finetune $common --lora-rank 2 --steps 8 --save-every 4 --out straight > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 2 --steps 4 --save-every 4 --out halves > out 2> err || fail "$(cat err)"
+mlx_mamba finetune --out halves --resume --steps 8 > out 2> err || fail "$(cat err)"
+expect_same straight/adapter/adapter_model.safetensors halves/adapter/adapter_model.safetensors
+
+# One target alone acts.
+for target in in_proj x_proj dt_proj out_proj; do
+  mlx_mamba finetune $common --lora-rank 2 --lora-targets $target --lr 0.01 --steps 20 --out "$target" > out 2> err ||
+    fail "$(cat err)"
+  json "$target/metrics.jsonl" "d[-1]['loss'] < d[0]['loss']"
+done
+
+# All weights.
+mlx_mamba finetune $common --lr 0.002 --steps 30 --dtype bfloat16 --out whole > out 2> err || fail "$(cat err)"
+json whole/metrics.jsonl "d[-1]['loss'] < 0.3 * d[0]['loss']"
+mlx_mamba score --model whole/last --text "A: me." > out || fail "the checkpoint does not open"
+
+expect_error 2 'go with --lora-rank' finetune $common --lora-alpha 4 --out x
+expect_error 2 'conv1d' finetune $common --lora-rank 2 --lora-targets conv1d --out x
+expect_error 2 'leave --model' finetune --out whole --resume --model somewhere
+[ ! -e x ] || fail "a refused run left a folder"
