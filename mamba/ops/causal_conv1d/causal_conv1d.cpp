@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "mamba/base/error.h"
+#include "mamba/ops/causal_conv1d/gpu.h"
 #include "mamba/ops/causal_conv1d/primitive.h"
 #include "mamba/ops/causal_conv1d/reference.h"
 #include "mamba/ops/dispatch.h"
@@ -86,6 +87,9 @@ CausalConv1dOutputs causal_conv1d(const CausalConv1dInputs& in, mx::StreamOrDevi
   check_inputs(in, 3);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
+    if (in.weight.shape(1) <= conv::kMaxGpuTaps) {
+      return conv::gpu_conv(in, stream);
+    }
     report_missing_kernel(kOp, stream);
     return causal_conv1d_reference(in, stream);
   }
@@ -96,6 +100,9 @@ CausalConv1dOutputs causal_conv1d_step(const CausalConv1dInputs& in, mx::StreamO
   check_inputs(in, 2);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
+    if (in.weight.shape(1) <= conv::kMaxGpuTaps) {
+      return conv::gpu_step(in, stream);
+    }
     report_missing_kernel(kOp, stream);
     CausalConv1dInputs row = in;
     row.x = mx::expand_dims(in.x, 1, stream);

@@ -12,8 +12,12 @@
 #define MAMBA_GROUP_X int(blockIdx.x)
 #define MAMBA_GROUP_Y int(blockIdx.y)
 #define MAMBA_GROUP_Z int(blockIdx.z)
+#define MAMBA_GROUPS_X int(gridDim.x)
 #define MAMBA_GROUPS_Z int(gridDim.z)
 
+MAMBA_FN float mamba_float_of_bits(int bits) {
+  return __int_as_float(bits);
+}
 MAMBA_FN float mamba_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -2,6 +2,7 @@
 // names its arrays and constants with the macros at the end; gpu/host.h emulates threads, barriers and shuffles.
 #pragma once
 
+#include <bit>
 #include <cmath>
 
 #include "mamba/ops/gpu/host.h"
@@ -19,7 +20,8 @@
 #define MAMBA_GROUP_X mamba::ops::gpu::host::group_index(0)
 #define MAMBA_GROUP_Y mamba::ops::gpu::host::group_index(1)
 #define MAMBA_GROUP_Z mamba::ops::gpu::host::group_index(2)
-#define MAMBA_GROUPS_Z mamba::ops::gpu::host::groups_z()
+#define MAMBA_GROUPS_X mamba::ops::gpu::host::groups(0)
+#define MAMBA_GROUPS_Z mamba::ops::gpu::host::groups(2)
 
 namespace mamba::ops::gpu::dialect {
 
@@ -30,6 +32,9 @@ inline float4 make_float4(float x, float y, float z, float w) {
   return {x, y, z, w};
 }
 
+MAMBA_FN float mamba_float_of_bits(int bits) {
+  return std::bit_cast<float>(bits);
+}
 MAMBA_FN float mamba_exp2(float x) {
   return std::exp2(x);
 }

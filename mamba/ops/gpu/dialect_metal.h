@@ -13,8 +13,12 @@
 #define MAMBA_GROUP_X int(mamba_group.x)
 #define MAMBA_GROUP_Y int(mamba_group.y)
 #define MAMBA_GROUP_Z int(mamba_group.z)
+#define MAMBA_GROUPS_X int(mamba_groups.x)
 #define MAMBA_GROUPS_Z int(mamba_groups.z)
 
+MAMBA_FN float mamba_float_of_bits(int bits) {
+  return as_type<float>(bits);
+}
 MAMBA_FN float mamba_exp2(float x) {
   return metal::fast::exp2(x);
 }

@@ -310,8 +310,8 @@ int group_index(int axis) {
   return group->index[axis];
 }
 
-int groups_z() {
-  return group->launch->groups[2];
+int groups(int axis) {
+  return group->launch->groups[axis];
 }
 
 void barrier() {

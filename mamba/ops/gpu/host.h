@@ -70,7 +70,7 @@ class Output {
 struct Launch {
   std::map<std::string, const mlx::core::array*> inputs;
   std::map<std::string, mlx::core::array*> outputs;
-  std::map<std::string, int> constants;
+  std::map<std::string, int> constants;  // a dtype as its mx::Dtype::Val
   int groups[3];
   int threads;
 
@@ -88,7 +88,7 @@ void run(Body body, const Launch& launch);
 // For bodies: what the dialect's words mean.
 int thread_index();
 int group_index(int axis);
-int groups_z();
+int groups(int axis);
 void barrier();
 float shuffle(float value, int lane);
 float shuffle_xor(float value, int mask);

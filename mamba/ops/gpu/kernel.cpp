@@ -55,6 +55,13 @@ std::map<std::string, HostBody>& host_bodies() {
   return bodies;
 }
 
+int64_t key_of(const mx::fast::TemplateArg& value) {
+  if (std::holds_alternative<mx::Dtype>(value)) {
+    return static_cast<int64_t>(std::get<mx::Dtype>(value).val());
+  }
+  return std::holds_alternative<bool>(value) ? std::get<bool>(value) : std::get<int>(value);
+}
+
 // A kernel on a CPU stream.
 class HostKernel : public mx::Primitive {
  public:
@@ -62,10 +69,7 @@ class HostKernel : public mx::Primitive {
              const Grid& grid, const Constants& constants)
       : Primitive(stream), body_(body), inputs_(std::move(inputs)), outputs_(std::move(outputs)), grid_(grid) {
     for (const auto& [name, value] : constants) {
-      if (!std::holds_alternative<mx::Dtype>(value)) {
-        constants_[name] =
-            std::holds_alternative<bool>(value) ? static_cast<int>(std::get<bool>(value)) : std::get<int>(value);
-      }
+      constants_[name] = static_cast<int>(key_of(value));
     }
   }
 
@@ -104,13 +108,6 @@ class HostKernel : public mx::Primitive {
   Grid grid_;
   std::map<std::string, int> constants_;
 };
-
-int64_t key_of(const mx::fast::TemplateArg& value) {
-  if (std::holds_alternative<mx::Dtype>(value)) {
-    return static_cast<int64_t>(std::get<mx::Dtype>(value).val());
-  }
-  return std::holds_alternative<bool>(value) ? std::get<bool>(value) : std::get<int>(value);
-}
 
 }  // namespace
 

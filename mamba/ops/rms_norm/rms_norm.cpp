@@ -7,6 +7,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/rms_norm/gpu.h"
 #include "mamba/ops/rms_norm/primitive.h"
 #include "mamba/ops/rms_norm/reference.h"
 
@@ -32,6 +33,9 @@ mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps, mx::S
   check_inputs(x, weight);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
+    if (x.shape(-1) <= norm::kMaxGpuChannels) {
+      return norm::gpu_norm(x, std::nullopt, weight, eps, std::nullopt, stream).first;
+    }
     report_missing_kernel(kOp, stream);
     return rms_norm_reference(x, weight, eps, stream);
   }
@@ -54,12 +58,15 @@ std::pair<mx::array, mx::array> rms_norm_add(const mx::array& x, const std::opti
         "[{}] the residual can be kept in float32 or in x's dtype {} but {} was asked for", kOp, shown(x.dtype()),
         shown(dtype));
   const mx::Stream stream = mx::to_stream(s);
-  if (!on_cpu(stream)) {
-    report_missing_kernel(kOp, stream);
-    return rms_norm_add_reference(x, residual, weight, eps, dtype, stream);
-  }
   if (!residual && dtype == x.dtype()) {
     return {rms_norm(x, weight, eps, stream), x};
+  }
+  if (!on_cpu(stream)) {
+    if (x.shape(-1) <= norm::kMaxGpuChannels) {
+      return norm::gpu_norm(x, residual, weight, eps, dtype, stream);
+    }
+    report_missing_kernel(kOp, stream);
+    return rms_norm_add_reference(x, residual, weight, eps, dtype, stream);
   }
   std::vector<mx::array> inputs = {x, weight};
   if (residual) {
