@@ -47,6 +47,25 @@ EncodedExample DocumentEncoder::completion(std::string_view prompt, std::string_
   return out;
 }
 
+EncodedExample DocumentEncoder::conversation(const text::ChatTemplate& chat, const nlohmann::ordered_json& messages,
+                                             const text::ChatOptions& options) const {
+  const text::ChatTemplate::Answers answers = chat.render_with_answers(messages, options);
+  EncodedExample out;
+  const auto append = [&](size_t begin, size_t end, uint8_t mark) {
+    const std::vector<int32_t> ids = encode(std::string_view(answers.text).substr(begin, end - begin));
+    out.ids.insert(out.ids.end(), ids.begin(), ids.end());
+    out.mask.resize(out.ids.size(), mark);
+  };
+  size_t done = 0;
+  for (const auto& [begin, end] : answers.spans) {
+    append(done, begin, 0);
+    append(begin, end, 1);
+    done = end;
+  }
+  append(done, answers.text.size(), 0);
+  return out;
+}
+
 bool DocumentEncoder::can_cut(std::string_view text, size_t at) const {
   const size_t begin = character_start(text, at > kContext ? at - kContext : 0);
   const size_t end = character_start(text, std::min(text.size(), at + kContext));

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "mamba/text/chat_template.h"
 #include "mamba/text/tokenizer.h"
 
 namespace mamba::train {
@@ -31,6 +32,12 @@ class DocumentEncoder {
 
   // Prompt and completion are encoded apart, as a model meets them later.
   EncodedExample completion(std::string_view prompt, std::string_view completion) const;
+
+  // A conversation as `chat` writes it; the assistant's answers are learnt, each with the token that ends it
+  // (ChatTemplate::render_with_answers). Text and answers are encoded apart, as a model meets them later. Nothing is
+  // put around them: that is the template's business.
+  EncodedExample conversation(const text::ChatTemplate& chat, const nlohmann::ordered_json& messages,
+                              const text::ChatOptions& options) const;
 
   // Where to cut `text`, as far behind as possible but not behind `limit`, so that the parts encode to what the whole
   // encodes to. Requires well-formed UTF-8 and 0 < limit < text.size(). Tries places where words end and compares what

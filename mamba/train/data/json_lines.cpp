@@ -43,15 +43,17 @@ std::optional<Record> parse_record(std::string_view line, const std::string& pla
     record.prompt = object.string("prompt");
     record.completion = object.string("completion");
   } else {
-    record.messages = *object.find("messages");
-    check_messages(object, record.messages);
-    for (Json& message : record.messages) {
+    check_messages(object, *object.find("messages"));
+    // Once more, in the file's order, in which templates write tools and calls; the line is known to be sound.
+    nlohmann::ordered_json ordered = nlohmann::ordered_json::parse(line);
+    record.messages = std::move(ordered["messages"]);
+    for (auto& message : record.messages) {
       if (!message.contains("content") || message["content"].is_null()) {
         message["content"] = "";
       }
     }
-    if (const Json* tools = object.find("tools")) {
-      record.tools = *tools;
+    if (object.has("tools")) {
+      record.tools = std::move(ordered["tools"]);
     }
   }
   return record;

@@ -15,8 +15,8 @@ struct Record {
   bool is_example = false;
   std::string prompt;
   std::string completion;
-  Json messages;  // a list of objects with "role" and "content"; null where there is none
-  Json tools;     // what the line gives to the template besides, null where there is none
+  nlohmann::ordered_json messages;  // a list of objects with "role" and "content"; null where there is none
+  nlohmann::ordered_json tools;     // what the line gives to the template besides, null where there is none
 };
 
 // Understands an object with a string "text", strings "prompt" and "completion", or a list "messages" of objects with a

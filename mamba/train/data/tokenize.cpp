@@ -28,7 +28,19 @@ struct Item {
   std::exception_ptr error;
 };
 
-void encode(Item& item, const DocumentEncoder& encoder) {
+// How conversations are written.
+struct Chat {
+  text::ChatTemplate format;
+  text::ChatOptions options;
+
+  explicit Chat(const text::TokenizerConfig& config)
+      : format(config.chat_template.empty()
+                   ? text::ChatTemplate::standard()
+                   : text::ChatTemplate(config.chat_template, "the tokenizer's chat template")),
+        options{.bos_token = config.bos_token, .eos_token = config.eos_token, .tools = nullptr} {}
+};
+
+void encode(Item& item, const DocumentEncoder& encoder, const Chat* chat) {
   if (!item.source.is_line()) {
     item.encoded.ids = encoder.encode(item.source.text);
     return;
@@ -37,8 +49,16 @@ void encode(Item& item, const DocumentEncoder& encoder) {
   if (!record) {
     return;
   }
-  if (record->is_example) {
-    item.is_example = true;
+  item.is_example = record->is_example;
+  if (!record->messages.is_null()) {
+    text::ChatOptions options = chat->options;
+    options.tools = record->tools;
+    try {
+      item.encoded = encoder.conversation(chat->format, record->messages, options);
+    } catch (const Error& error) {
+      throw Error(fmt::format("{}: {}", item.source.place(), error.what()));
+    }
+  } else if (record->is_example) {
     item.encoded = encoder.completion(record->prompt, record->completion);
   } else {
     item.encoded.ids = encoder.encode(record->text);
@@ -76,7 +96,12 @@ void write(const Item& item, const DocumentEncoder& encoder, TokenCacheWriter& w
 }
 
 void fill(TokenCacheWriter& writer, std::span<const Source> sources, const DocumentEncoder& encoder,
-          const ProgressFn& progress) {
+          const text::TokenizerConfig& config, const ProgressFn& progress) {
+  // A template that is of no use to us must not keep anybody from training on plain text.
+  std::optional<Chat> chat;
+  if (std::any_of(sources.begin(), sources.end(), [](const Source& s) { return s.kind == SourceKind::kJsonLines; })) {
+    chat.emplace(config);
+  }
   SourceReader reader(sources, [&](std::string_view text, size_t limit) { return encoder.cut(text, limit); });
   std::vector<Item> items;
   for (std::vector<SourceItem> group = reader.next(); !group.empty(); group = reader.next()) {
@@ -87,7 +112,7 @@ void fill(TokenCacheWriter& writer, std::span<const Source> sources, const Docum
     parallel_for(static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
         try {
-          encode(items[i], encoder);
+          encode(items[i], encoder, chat ? &*chat : nullptr);
         } catch (...) {
           items[i].error = std::current_exception();
         }
@@ -140,12 +165,16 @@ TokenCache tokenize(std::span<const Source> sources, const fs::path& tokenizer_f
     return std::move(*cache);
   }
   const text::Tokenizer tokenizer = text::Tokenizer::from_file(tokenizer_file);
-  const DocumentEncoder encoder(tokenizer, text::end_of_text(tokenizer, text::TokenizerConfig::beside(tokenizer_file)));
+  text::TokenizerConfig config = text::TokenizerConfig::beside(tokenizer_file);
+  const DocumentEncoder encoder(tokenizer, text::end_of_text(tokenizer, config));
+  if (config.eos_token.empty() && encoder.end()) {
+    config.eos_token = *tokenizer.id_to_token(*encoder.end());
+  }
   {
     std::error_code ignored;
     fs::remove_all(place, ignored);  // damaged, or left behind by a process that was killed
     TokenCacheWriter writer(place, tokenizer.max_id());
-    fill(writer, sources, encoder, progress);
+    fill(writer, sources, encoder, config, progress);
     for (const Source& source : sources) {
       const Source now = source_at(source.path, source.kind);
       check(now.size == source.size && now.modified == source.modified && now.changed == source.changed,

@@ -168,6 +168,51 @@ TEST_F(TokenizeTest, CompletionsAreLearntAndPromptsAreNot) {
   EXPECT_EQ(std::vector<int>(cache.examples().mask.begin(), cache.examples().mask.end()), mask);
 }
 
+std::string decoded(const text::Tokenizer& tokenizer, const TokenCache& cache, int mark) {
+  std::vector<int32_t> ids = ids_of(cache.examples().tokens);
+  std::vector<int32_t> kept;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (cache.examples().mask[i] == mark) {
+      kept.push_back(ids[i]);
+    }
+  }
+  return tokenizer.decode(kept);
+}
+
+TEST_F(TokenizeTest, OfConversationsTheAnswersAreLearnt) {
+  const std::string chat =
+      R"({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},)"
+      R"( {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Bye"},)"
+      R"( {"content": "Farewell.", "role": "assistant"}]})";
+  write_file(folder_ / "a.jsonl", chat);
+  // Without a template the standard one.
+  TokenCache cache = run({"a.jsonl"});
+  EXPECT_EQ(decoded(tokenizer_, cache, 1), "Hello!<|endoftext|>Farewell.<|endoftext|>");
+  EXPECT_EQ(decoded(tokenizer_, cache, 0),
+            "<|system|>\nBe brief.\n<|user|>\nHi\n<|assistant|>\n\n<|user|>\nBye\n<|assistant|>\n\n");
+  // The tokenizer's own.
+  fs::create_directory(folder_ / "other");
+  fs::copy_file(kTokenizer, folder_ / "other" / "tokenizer.json");
+  tokenizer_file_ = folder_ / "other" / "tokenizer.json";
+  const std::string chatml =
+      "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '<end>' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+  write_file(folder_ / "other" / "tokenizer_config.json",
+             Json({{"chat_template", chatml}, {"eos_token", "<|endoftext|>"}}).dump());
+  cache = run({"a.jsonl"});
+  EXPECT_EQ(decoded(tokenizer_, cache, 1), "Hello!<end>Farewell.<end>");
+  EXPECT_EQ(decoded(tokenizer_, cache, 0), "<system>Be brief.<end><user>Hi<end><assistant><user>Bye<end><assistant>");
+  write_file(folder_ / "other" / "chat_template.jinja",
+             "{{ raise_exception('no system') if messages[0].role == 'system' }}");
+  EXPECT_THAT(message_of([&] { run({"a.jsonl"}); }), HasSubstr("a.jsonl:1: "));
+  EXPECT_THAT(message_of([&] { run({"a.jsonl"}); }), HasSubstr("no system"));
+  write_file(folder_ / "other" / "chat_template.jinja", "{% if %}");
+  EXPECT_THAT(message_of([&] { run({"a.jsonl"}); }), HasSubstr("the tokenizer's chat template:1: "));
+  // Plain text does not need the template.
+  write_file(folder_ / "a.txt", "x");
+  EXPECT_NO_THROW(run({"a.txt"}));
+}
+
 TEST_F(TokenizeTest, NamesTheLineThatIsWrong) {
   const std::string good = "{\"text\": \"fine\"}\n";
   EXPECT_THAT(refusal("a.jsonl", good + good + "{\"text\": 3}\n"),

@@ -39,7 +39,7 @@ int64_t train_tokenizer(const std::vector<fs::path>& paths, int64_t vocab_size, 
           texts.push_back(std::move(*part));
         }
       }
-      for (const Json& message : record->messages) {
+      for (const auto& message : record->messages) {
         texts.push_back(message.at("content").get<std::string>());
       }
     }
