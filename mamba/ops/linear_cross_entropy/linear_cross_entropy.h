@@ -8,8 +8,10 @@
 //   log_probability[i] = x_i . W[t_i] - log sum_j exp(x_i . W_j)      (...) float32, in nats; 0 where t_i is ignored
 //   cross_entropy[i]   = -w_i log_probability[i]                      (...) float32
 //
-// Products and sums are in float32. A target outside the vocabulary gives NaN and no gradient. Ignored tokens, and
-// tokens of weight 0, cost nothing; what x holds there, be it NaN, reaches neither results nor gradients.
+// Products and sums are in float32. Where oneDNN multiplies bfloat16 (x and W are bfloat16, and the processor has units
+// for it), the gradient of each logit is rounded to bfloat16 before it is multiplied; sums stay in float32. A target
+// outside the vocabulary gives NaN and no gradient. Ignored tokens, and tokens of weight 0, cost nothing; what x holds
+// there, be it NaN, reaches neither results nor gradients.
 //
 // Memory: a block of a few hundred tokens x two thousand logits at a time, whatever N; the backward pass computes the
 // logits again. On CPUs results and gradients are the same for any number of threads, and, except where oneDNN
