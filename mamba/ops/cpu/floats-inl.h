@@ -35,7 +35,7 @@ HWY_INLINE FloatVec load(FloatTag d, const mlx::core::bfloat16_t* p) {
 }
 
 HWY_INLINE FloatVec load(FloatTag d, const mlx::core::float16_t* p) {
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+#if HWY_TARGET == HWY_SCALAR
   HWY_ALIGN float wide[hn::MaxLanes(FloatTag())];
   for (size_t i = 0; i < hn::Lanes(d); ++i) {
     wide[i] = static_cast<float>(p[i]);
@@ -66,7 +66,7 @@ HWY_INLINE void store(FloatTag d, FloatVec v, mlx::core::bfloat16_t* p) {
 }
 
 HWY_INLINE void store(FloatTag d, FloatVec v, mlx::core::float16_t* p) {
-#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+#if HWY_TARGET == HWY_SCALAR
   HWY_ALIGN float wide[hn::MaxLanes(FloatTag())];
   hn::Store(v, d, wide);
   for (size_t i = 0; i < hn::Lanes(d); ++i) {

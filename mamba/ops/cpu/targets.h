@@ -1,10 +1,27 @@
 // Which instruction sets the CPU kernels are compiled for; to be included before hwy/foreach_target.h.
 //
 // On x86: AVX2, AVX-512 and portable code for what is older. On ARM: NEON; the scalable targets are left out because
-// the kernels lay out their scratch memory for a vector length that is known when they are compiled.
+// vectors are elements of arrays here, and scratch memory is laid out for a length known when a kernel is compiled.
+//
+// Sanitized builds do without AVX-512: instrumented kernels are slow to compile, and its code is AVX2's with another
+// number of lanes. For the same reason MAMBA_UNROLL, which keeps sums in registers, does nothing there.
 #pragma once
 
+// Highway's emulated vectors of four are open to some compilers and not to others. One lane is open to all, and
+// compiles in a fifth of the time.
+#define HWY_BROKEN_EMU128 1
 #include <hwy/detect_targets.h>
 
+#ifdef MAMBA_SANITIZED
+#define MAMBA_OPS_CPU_SLOW_TO_SANITIZE HWY_AVX3
+#define MAMBA_UNROLL(count)
+#else
+#define MAMBA_OPS_CPU_SLOW_TO_SANITIZE 0
+#define MAMBA_PRAGMA(text) _Pragma(#text)
+#define MAMBA_UNROLL(count) MAMBA_PRAGMA(GCC unroll count)
+#endif
+
 #undef HWY_DISABLED_TARGETS
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#define HWY_DISABLED_TARGETS                                                                        \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV | \
+   MAMBA_OPS_CPU_SLOW_TO_SANITIZE)

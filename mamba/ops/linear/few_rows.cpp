@@ -8,7 +8,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "mamba/ops/linear/few_rows.cpp"
-#include "mamba/ops/linear/targets.h"
+#include "mamba/ops/cpu/targets.h"
 //
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
@@ -49,28 +49,28 @@ template <int kRows, int kCols, typename LoadX, typename LoadW>
 HWY_INLINE void multiply_add(Sums<kRows, kCols>& sums, const LoadX& load_x, const LoadW& load_w) {
   if constexpr (kRows <= kCols) {
     VF x[kRows];
-#pragma GCC unroll 8
+    MAMBA_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       x[i] = load_x(i);
     }
-#pragma GCC unroll 8
+    MAMBA_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       const VF w = load_w(j);
-#pragma GCC unroll 8
+      MAMBA_UNROLL(8)
       for (int i = 0; i < kRows; ++i) {
         sums.v[i][j] = hn::MulAdd(x[i], w, sums.v[i][j]);
       }
     }
   } else {
     VF w[kCols];
-#pragma GCC unroll 8
+    MAMBA_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       w[j] = load_w(j);
     }
-#pragma GCC unroll 8
+    MAMBA_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       const VF x = load_x(i);
-#pragma GCC unroll 8
+      MAMBA_UNROLL(8)
       for (int j = 0; j < kCols; ++j) {
         sums.v[i][j] = hn::MulAdd(x, w[j], sums.v[i][j]);
       }
@@ -112,12 +112,12 @@ HWY_INLINE VF load_weights(const T* w) {
 
 // out[i * out_stride + j] for a block of kRows rows of x and kCols rows of the weights.
 template <int kRows, int kCols, typename T>
-HWY_INLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const T* HWY_RESTRICT w, int64_t w_stride,
+HWY_NOINLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const T* HWY_RESTRICT w, int64_t w_stride,
                           int64_t k, float* HWY_RESTRICT out, int64_t out_stride) {
   Sums<kRows, kCols> sums;
-#pragma GCC unroll 8
+  MAMBA_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
+    MAMBA_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       sums.v[i][j] = hn::Zero(DF());
     }
@@ -135,9 +135,9 @@ HWY_INLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const T
     multiply_add_unit<kRows, kCols, T>(sums, x + whole, x_stride,
                                        [&](int j) HWY_ATTR { return load_weights(part[j]); });
   }
-#pragma GCC unroll 8
+  MAMBA_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
+    MAMBA_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       out[i * out_stride + j] = hn::GetLane(hn::SumOfLanes(DF(), sums.v[i][j]));
     }
@@ -152,8 +152,11 @@ void dot_columns(const float* x, int64_t x_stride, const T* w, int64_t w_stride,
   for (; j + kCols <= columns; j += kCols) {
     dot_block<kRows, kCols>(x, x_stride, w + j * w_stride, w_stride, k, out + j, out_stride);
   }
+  // At most kCols - 1 columns of the last range: not worth a block of their own for each number of rows.
   for (; j < columns; ++j) {
-    dot_block<kRows, 1>(x, x_stride, w + j * w_stride, w_stride, k, out + j, out_stride);
+    for (int i = 0; i < kRows; ++i) {
+      dot_block<1, 1>(x + i * x_stride, x_stride, w + j * w_stride, w_stride, k, out + i * out_stride + j, out_stride);
+    }
   }
 }
 

@@ -11,7 +11,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "mamba/ops/linear/linear_bench.cpp"
-#include "mamba/ops/linear/targets.h"
+#include "mamba/ops/cpu/targets.h"
 //
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
@@ -26,14 +26,14 @@ double multiply_add_flops(int64_t repeats) {
   const hn::ScalableTag<float> d;
   constexpr int kChains = 10;
   hn::Vec<decltype(d)> sums[kChains];
-#pragma GCC unroll 10
+  MAMBA_UNROLL(10)
   for (int i = 0; i < kChains; ++i) {
     sums[i] = hn::Set(d, static_cast<float>(i));
   }
   const auto factor = hn::Set(d, 0.999f);
   const auto term = hn::Set(d, 1e-3f);
   for (int64_t r = 0; r < repeats; ++r) {
-#pragma GCC unroll 10
+    MAMBA_UNROLL(10)
     for (int i = 0; i < kChains; ++i) {
       sums[i] = hn::MulAdd(sums[i], factor, term);
     }

@@ -14,8 +14,8 @@
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
+#include "mamba/ops/cpu/targets.h"
 #include "mamba/ops/linear/onednn.h"
-#include "mamba/ops/linear/targets.h"
 //
 #include <hwy/targets.h>
 #endif

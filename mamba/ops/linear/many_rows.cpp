@@ -8,7 +8,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "mamba/ops/linear/many_rows.cpp"
-#include "mamba/ops/linear/targets.h"
+#include "mamba/ops/cpu/targets.h"
 //
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
@@ -63,9 +63,9 @@ template <int kRows>
 HWY_INLINE void multiply_block(const Block& b) {
   const DF d;
   VF sum[kRows][kBlockVectors];
-#pragma GCC unroll 16
+  MAMBA_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+    MAMBA_UNROLL(4)
     for (int v = 0; v < kBlockVectors; ++v) {
       sum[i][v] = b.add ? hn::LoadU(d, b.to[i] + v * kLanes) : hn::Zero(d);
     }
@@ -75,22 +75,22 @@ HWY_INLINE void multiply_block(const Block& b) {
   const int64_t stride = b.left_stride;
   for (int64_t k = 0; k < b.depth; ++k) {
     VF right[kBlockVectors];
-#pragma GCC unroll 4
+    MAMBA_UNROLL(4)
     for (int v = 0; v < kBlockVectors; ++v) {
       right[v] = hn::Load(d, panel + k * kPanel + v * kLanes);
     }
-#pragma GCC unroll 16
+    MAMBA_UNROLL(16)
     for (int i = 0; i < kRows; ++i) {
       const VF x = hn::Set(d, left[i * stride + k]);
-#pragma GCC unroll 4
+      MAMBA_UNROLL(4)
       for (int v = 0; v < kBlockVectors; ++v) {
         sum[i][v] = hn::MulAdd(x, right[v], sum[i][v]);
       }
     }
   }
-#pragma GCC unroll 16
+  MAMBA_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+    MAMBA_UNROLL(4)
     for (int v = 0; v < kBlockVectors; ++v) {
       const VF result = b.bias == nullptr ? sum[i][v] : hn::Add(sum[i][v], hn::LoadU(d, b.bias + v * kLanes));
       hn::StoreU(result, d, b.to[i] + v * kLanes);

@@ -1,6 +1,6 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "mamba/ops/linear_cross_entropy/softmax.cpp"
-#include "mamba/ops/linear/targets.h"
+#include "mamba/ops/cpu/targets.h"
 //
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
