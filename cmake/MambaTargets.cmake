@@ -48,13 +48,14 @@ function(mamba_add_op name)
   endif()
 endfunction()
 
-# mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...]): one GoogleTest program, one ctest entry.
+# mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...] [SHARDS n]): one GoogleTest program, one ctest
+# entry; n of them, <name>_1 and so on, where one would keep the others' processors waiting.
 # Tests run with kernels required, so that a missing one is a failure and not a slow pass.
 function(mamba_add_test name)
   if(NOT MAMBA_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "" "TIMEOUT;SHARDS" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
@@ -62,12 +63,28 @@ function(mamba_add_test name)
   mamba_target_defaults(${name})
   target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" ${arg_DEFINES})
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "MAMBA_REQUIRE_KERNELS=1"
-                                          SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [1-9][0-9]* test.*\n.*\\[  PASSED  \\] 0 tests")
-  if(arg_LABELS)
-    set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}")
+  set(entries ${name})
+  if(arg_SHARDS)
+    list(TRANSFORM entries APPEND _1)
+    foreach(shard RANGE 2 ${arg_SHARDS})
+      list(APPEND entries ${name}_${shard})
+    endforeach()
   endif()
+  set(index 0)
+  foreach(entry ${entries})
+    set(environment MAMBA_REQUIRE_KERNELS=1)
+    if(arg_SHARDS)
+      list(APPEND environment GTEST_TOTAL_SHARDS=${arg_SHARDS} GTEST_SHARD_INDEX=${index})
+      math(EXPR index "${index} + 1")
+    endif()
+    add_test(NAME ${entry} COMMAND ${name})
+    set_tests_properties(${entry} PROPERTIES
+      TIMEOUT ${arg_TIMEOUT} ENVIRONMENT "${environment}"
+      SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\] [1-9][0-9]* test.*\n.*\\[  PASSED  \\] 0 tests")
+    if(arg_LABELS)
+      set_tests_properties(${entry} PROPERTIES LABELS "${arg_LABELS}")
+    endif()
+  endforeach()
 endfunction()
 
 # mamba_add_fuzzer(name SOURCE LINKS...): a libFuzzer target and ctest entry fuzz_<name> with its seeds in

@@ -254,6 +254,10 @@ void Pattern::for_each(std::string_view text, const Visit& visit) const {
     onig_set_retry_limit_in_match_of_match_param(param.get(), steps);
     onig_set_retry_limit_in_search_of_match_param(param.get(), steps);
     onig_set_match_stack_limit_size_of_match_param(param.get(), kMaxStack);
+    // Not check(): its arguments, the quoted pattern among them, would be made for every match.
+    const auto refuse = [&](const std::string& why) {
+      throw Error(fmt::format("pattern {} {}", quote(compiled_->source), why));
+    };
     const OnigUChar* const start = bytes(text.data());
     const OnigUChar* const end = start + text.size();
     std::optional<size_t> last_end;
@@ -263,13 +267,14 @@ void Pattern::for_each(std::string_view text, const Visit& visit) const {
       if (found == ONIG_MISMATCH) {
         break;
       }
-      check(found >= 0, "pattern {} cannot be applied to {} bytes of text: {}", quote(compiled_->source), text.size(),
-            error_text(found));
+      if (found < 0) {
+        refuse(fmt::format("cannot be applied to {} bytes of text: {}", text.size(), error_text(found)));
+      }
       const auto match_begin = static_cast<size_t>(region->beg[0]);
       const auto match_end = static_cast<size_t>(region->end[0]);
-      check(at <= match_begin && match_begin <= match_end,
-            "pattern {} matches from {} to {}: \\K cannot be used like this", quote(compiled_->source), match_begin,
-            match_end);
+      if (match_begin < at || match_end < match_begin) {
+        refuse(fmt::format("matches from {} to {}: \\K cannot be used like this", match_begin, match_end));
+      }
       if (match_begin == match_end && last_end == match_end) {
         // Found nothing behind the previous match: look one character on.
         at = match_end < text.size() ? match_end + code_point_at(text, match_end).size : match_end + 1;
