@@ -49,28 +49,28 @@ template <int kRows, int kCols, typename LoadX, typename LoadW>
 HWY_INLINE void multiply_add(Sums<kRows, kCols>& sums, const LoadX& load_x, const LoadW& load_w) {
   if constexpr (kRows <= kCols) {
     VF x[kRows];
-    MAMBA_UNROLL(8)
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       x[i] = load_x(i);
     }
-    MAMBA_UNROLL(8)
+    MAMBA_CPU_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       const VF w = load_w(j);
-      MAMBA_UNROLL(8)
+      MAMBA_CPU_UNROLL(8)
       for (int i = 0; i < kRows; ++i) {
         sums.v[i][j] = hn::MulAdd(x[i], w, sums.v[i][j]);
       }
     }
   } else {
     VF w[kCols];
-    MAMBA_UNROLL(8)
+    MAMBA_CPU_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       w[j] = load_w(j);
     }
-    MAMBA_UNROLL(8)
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       const VF x = load_x(i);
-      MAMBA_UNROLL(8)
+      MAMBA_CPU_UNROLL(8)
       for (int j = 0; j < kCols; ++j) {
         sums.v[i][j] = hn::MulAdd(x, w[j], sums.v[i][j]);
       }
@@ -113,11 +113,11 @@ HWY_INLINE VF load_weights(const T* w) {
 // out[i * out_stride + j] for a block of kRows rows of x and kCols rows of the weights.
 template <int kRows, int kCols, typename T>
 HWY_NOINLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const T* HWY_RESTRICT w, int64_t w_stride,
-                          int64_t k, float* HWY_RESTRICT out, int64_t out_stride) {
+                            int64_t k, float* HWY_RESTRICT out, int64_t out_stride) {
   Sums<kRows, kCols> sums;
-  MAMBA_UNROLL(8)
+  MAMBA_CPU_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
-    MAMBA_UNROLL(8)
+    MAMBA_CPU_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       sums.v[i][j] = hn::Zero(DF());
     }
@@ -135,9 +135,9 @@ HWY_NOINLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const
     multiply_add_unit<kRows, kCols, T>(sums, x + whole, x_stride,
                                        [&](int j) HWY_ATTR { return load_weights(part[j]); });
   }
-  MAMBA_UNROLL(8)
+  MAMBA_CPU_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
-    MAMBA_UNROLL(8)
+    MAMBA_CPU_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       out[i * out_stride + j] = hn::GetLane(hn::SumOfLanes(DF(), sums.v[i][j]));
     }

@@ -26,14 +26,14 @@ double multiply_add_flops(int64_t repeats) {
   const hn::ScalableTag<float> d;
   constexpr int kChains = 10;
   hn::Vec<decltype(d)> sums[kChains];
-  MAMBA_UNROLL(10)
+  MAMBA_CPU_UNROLL(10)
   for (int i = 0; i < kChains; ++i) {
     sums[i] = hn::Set(d, static_cast<float>(i));
   }
   const auto factor = hn::Set(d, 0.999f);
   const auto term = hn::Set(d, 1e-3f);
   for (int64_t r = 0; r < repeats; ++r) {
-    MAMBA_UNROLL(10)
+    MAMBA_CPU_UNROLL(10)
     for (int i = 0; i < kChains; ++i) {
       sums[i] = hn::MulAdd(sums[i], factor, term);
     }

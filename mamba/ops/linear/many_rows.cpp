@@ -63,9 +63,9 @@ template <int kRows>
 HWY_INLINE void multiply_block(const Block& b) {
   const DF d;
   VF sum[kRows][kBlockVectors];
-  MAMBA_UNROLL(16)
+  MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
-    MAMBA_UNROLL(4)
+    MAMBA_CPU_UNROLL(4)
     for (int v = 0; v < kBlockVectors; ++v) {
       sum[i][v] = b.add ? hn::LoadU(d, b.to[i] + v * kLanes) : hn::Zero(d);
     }
@@ -75,22 +75,22 @@ HWY_INLINE void multiply_block(const Block& b) {
   const int64_t stride = b.left_stride;
   for (int64_t k = 0; k < b.depth; ++k) {
     VF right[kBlockVectors];
-    MAMBA_UNROLL(4)
+    MAMBA_CPU_UNROLL(4)
     for (int v = 0; v < kBlockVectors; ++v) {
       right[v] = hn::Load(d, panel + k * kPanel + v * kLanes);
     }
-    MAMBA_UNROLL(16)
+    MAMBA_CPU_UNROLL(16)
     for (int i = 0; i < kRows; ++i) {
       const VF x = hn::Set(d, left[i * stride + k]);
-      MAMBA_UNROLL(4)
+      MAMBA_CPU_UNROLL(4)
       for (int v = 0; v < kBlockVectors; ++v) {
         sum[i][v] = hn::MulAdd(x, right[v], sum[i][v]);
       }
     }
   }
-  MAMBA_UNROLL(16)
+  MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
-    MAMBA_UNROLL(4)
+    MAMBA_CPU_UNROLL(4)
     for (int v = 0; v < kBlockVectors; ++v) {
       const VF result = b.bias == nullptr ? sum[i][v] : hn::Add(sum[i][v], hn::LoadU(d, b.bias + v * kLanes));
       hn::StoreU(result, d, b.to[i] + v * kLanes);
