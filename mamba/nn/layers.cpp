@@ -21,10 +21,11 @@ mx::array project(const Linear& layer, const mx::array& x, const std::optional<m
                   const std::optional<mx::array>& spans, mx::Dtype out_dtype, mx::StreamOrDevice s) {
   ops::LinearOptions options;
   options.spans = spans;
-  // What an adapter adds is added before anything is rounded.
-  options.out_dtype = layer.lora ? mx::float32 : out_dtype;
-  const mx::array y = ops::linear(x, layer.weight, bias, options, s);
-  return layer.lora ? layer.lora->add_to(y, x, spans, out_dtype, s) : y;
+  options.out_dtype = out_dtype;
+  if (layer.lora) {
+    options.low_rank = layer.lora->term(x, spans, s);
+  }
+  return ops::linear(x, layer.weight, bias, options, s);
 }
 
 }  // namespace

@@ -5,8 +5,6 @@
 
 #include <cmath>
 
-#include "mamba/ops/linear/linear.h"
-
 namespace mamba::nn {
 
 namespace mx = mlx::core;
@@ -20,11 +18,9 @@ Lora Lora::initial(int in, int out, int rank, float scale, const mx::array& key)
   return lora;
 }
 
-mx::array Lora::add_to(const mx::array& y, const mx::array& x, const std::optional<mx::array>& spans, mx::Dtype dtype,
-                       mx::StreamOrDevice s) const {
+ops::LowRankTerm Lora::term(const mx::array& x, const std::optional<mx::array>& spans, mx::StreamOrDevice s) const {
   const mx::array low = ops::linear(x, A, {}, {.spans = spans, .out_dtype = mx::float32}, s);  // (..., r)
-  const mx::array scaled = mx::multiply(low, mx::array(scale), s);
-  return ops::linear(scaled, B, {}, {.spans = spans, .out_dtype = dtype, .addend = y}, s);
+  return {.u = mx::multiply(low, mx::array(scale), s), .V = B};
 }
 
 mx::array Lora::product(mx::StreamOrDevice s) const {

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "mamba/nn/parameters.h"
+#include "mamba/ops/linear/linear.h"
 
 namespace mamba::nn {
 
@@ -26,11 +27,9 @@ struct Lora {
 
   int rank() const { return A.shape(0); }
 
-  // y + scale (x A^T) B^T, summed in float32 and rounded once to `dtype`. x (..., in); y (..., out) float32.
-  // `spans`: ops/linear/linear.h.
-  mlx::core::array add_to(const mlx::core::array& y, const mlx::core::array& x,
-                          const std::optional<mlx::core::array>& spans, mlx::core::Dtype dtype,
-                          mlx::core::StreamOrDevice s = {}) const;
+  // scale (x A^T) B^T for ops::linear to add. x (..., in). `spans`: ops/linear/linear.h.
+  ops::LowRankTerm term(const mlx::core::array& x, const std::optional<mlx::core::array>& spans,
+                        mlx::core::StreamOrDevice s = {}) const;
 
   // scale B A: (out, in) float32.
   mlx::core::array product(mlx::core::StreamOrDevice s = {}) const;

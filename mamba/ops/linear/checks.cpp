@@ -25,17 +25,17 @@ void check_linear(const mx::array& x, const mx::array& weight, const std::option
     check(options.spans->dtype() == mx::int32, "[linear] spans must be int32");
   }
   if (options.out_dtype) {
-    const mx::Dtype out = *options.out_dtype;
-    const bool narrow = options.addend && (out == mx::bfloat16 || out == mx::float16);
-    check(narrow || out == x.dtype() || out == mx::float32, "[linear] out_dtype must be x's dtype or float32");
+    check(*options.out_dtype == x.dtype() || *options.out_dtype == mx::float32,
+          "[linear] out_dtype must be x's dtype or float32");
   }
-  if (options.addend) {
+  if (options.low_rank) {
+    const auto& [u, V] = *options.low_rank;
+    check_float("linear", "V", V);
+    check_shape("linear", "V", V, {weight.shape(0), -1});
     mx::Shape shape = x.shape();
-    shape.back() = weight.shape(0);
-    check(options.addend->shape() == shape, "[linear] addend must be {} but got {}", shown(shape),
-          shown(options.addend->shape()));
-    check(options.addend->dtype() == mx::float32, "[linear] addend must be float32 but is {}",
-          shown(options.addend->dtype()));
+    shape.back() = V.shape(1);
+    check(u.shape() == shape, "[linear] u must be {} but got {}", shown(shape), shown(u.shape()));
+    check(u.dtype() == mx::float32, "[linear] u must be float32 but is {}", shown(u.dtype()));
   }
 }
 

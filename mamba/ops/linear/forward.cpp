@@ -44,11 +44,16 @@ struct ForwardJob {
   const void* bias = nullptr;
   Float bias_type = Float::kFloat32;
   const int32_t* spans = nullptr;
-  Rows addend;  // no rows: none
+
+  // The low-rank term, and where sums wait for it when y is 16-bit. Without it `V` is null.
+  Rows u;
+  Matrix V;
+  int64_t rank = 0;
+  float* sums = nullptr;  // (rows, n)
 
   std::vector<float> wide_bias;
-  Rows few_x, many_x, many_addend;
-  OutRows few_y, many_y;
+  Rows few_x, many_x, real_u, real_sums;
+  OutRows few_y, many_y, real_y;
   std::vector<int64_t> many_groups;  // rows of each sequence in many_x
 
   explicit ForwardJob(const mx::Shape& x_shape) : shape(x_shape) {}
@@ -57,20 +62,25 @@ struct ForwardJob {
     const auto rows = static_cast<size_t>(shape.rows());
     few_x = {.rows = {}, .type = x.type};
     many_x = few_x;
-    few_y = {.rows = {}, .type = y.type};
+    few_y = {.rows = {}, .type = sums == nullptr ? y.type : Float::kFloat32};
     many_y = few_y;
+    real_y = {.rows = {}, .type = y.type};
     for (Rows* list : {&few_x, &many_x}) {
       list->rows.reserve(rows);
     }
     for (OutRows* list : {&few_y, &many_y}) {
       list->rows.reserve(rows);
     }
-    many_addend.rows.reserve(addend.rows.size());
+    if (V.data != nullptr) {
+      real_u.rows.reserve(rows);
+      real_y.rows.reserve(rows);
+      real_sums.rows.reserve(sums == nullptr ? 0 : rows);
+    }
     many_groups.reserve(static_cast<size_t>(shape.sequences));
     wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(n));
     limit = few_rows_limit(k, prefers_onednn(x.type, weight.type));
-    const int64_t floats = std::max(few_rows_workspace(shape.rows(), k),
-                                    multiply_workspace(shape.rows(), shape.sequences, k, x.type, weight.type));
+    const int64_t floats = std::max({few_rows_workspace(shape.rows(), k), many_rows_workspace(shape.rows(), rank),
+                                     multiply_workspace(shape.rows(), shape.sequences, k, x.type, weight.type)});
     Workspace::instance().reserve(floats);
   }
 
@@ -78,14 +88,22 @@ struct ForwardJob {
     for (int64_t index = 0; index < shape.sequences; ++index) {
       const int64_t first = index * shape.length;
       const Span span = span_of(spans, index, shape.length);
-      // Only the other kernel adds. What is added to comes with small weights, which that kernel packs in no time.
-      const bool few = addend.rows.empty() && span.end - span.begin <= limit;
+      const bool few = span.end - span.begin <= limit;
       append_real(x, first, span, few ? few_x : many_x);
-      append_real(y, first, span, few ? few_y : many_y);
       if (!few) {
         many_groups.push_back(span.end - span.begin);
-        if (!addend.rows.empty()) {
-          append_real(addend, first, span, many_addend);
+      }
+      OutRows& out = few ? few_y : many_y;
+      if (V.data != nullptr) {
+        append_real(u, first, span, real_u);
+        append_real(y, first, span, real_y);
+      }
+      if (sums == nullptr) {
+        append_real(y, first, span, out);
+      } else {
+        for (int64_t row = first + span.begin; row < first + span.end; ++row) {
+          out.rows.push_back(sums + row * n);
+          real_sums.rows.push_back(sums + row * n);
         }
       }
       clear_outside(y, first, shape.length, span, n);
@@ -107,29 +125,33 @@ struct ForwardJob {
     product.right.matrix = weight;
     product.bias = wide;
     product.out = std::move(many_y);
-    if (addend.rows.empty()) {
-      multiply(product, many_groups, workspace);
-    } else if (product.m > 0 && product.n > 0) {
-      product.add = true;
-      product.addend = std::move(many_addend);
-      many_rows(product, workspace);
+    multiply(product, many_groups, workspace);
+    if (V.data != nullptr && real_u.count() > 0) {
+      add_low_rank(workspace);
     }
+  }
+
+  void add_low_rank(float* workspace) {
+    Product term;
+    term.m = real_u.count();
+    term.n = n;
+    term.k = rank;
+    term.left.rows = std::move(real_u);
+    term.right.matrix = V;
+    term.add = true;
+    term.addend = std::move(real_sums);
+    term.out = std::move(real_y);
+    many_rows(term, workspace);
   }
 };
 
 class Linear : public mx::UnaryPrimitive {
  public:
-  Linear(mx::Stream stream, bool has_bias, bool has_addend, bool has_spans)
-      : UnaryPrimitive(stream), has_bias_(has_bias), has_addend_(has_addend), has_spans_(has_spans) {}
+  Linear(mx::Stream stream, bool has_bias, bool has_low_rank, bool has_spans)
+      : UnaryPrimitive(stream), has_bias_(has_bias), has_low_rank_(has_low_rank), has_spans_(has_spans) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    const bool in_place = has_addend_ && out.size() > 0 && out.dtype() == mx::float32 &&
-                          inputs[addend_index()].is_donatable() && inputs[addend_index()].flags().row_contiguous;
-    if (in_place) {
-      out.copy_shared_buffer(inputs[addend_index()]);
-    } else {
-      allocate(out);
-    }
+    allocate(out);
     if (out.size() == 0) {
       return;
     }
@@ -151,12 +173,17 @@ class Linear : public mx::UnaryPrimitive {
       job->bias = bias.data<uint8_t>();
       job->bias_type = float_type(bias.dtype());
     }
-    if (in_place) {
-      job->addend = {.rows = {job->y.rows.begin(), job->y.rows.end()}, .type = Float::kFloat32};
-    } else if (has_addend_) {
-      const mx::array addend = readable_rows(inputs[addend_index()], encoder);
-      encoder.set_input_array(addend);
-      job->addend = rows_of(addend);
+    if (has_low_rank_ && inputs[u_index()].size() > 0) {
+      const mx::array u = readable_rows(inputs[u_index()], encoder);
+      const mx::array V = readable_rows(inputs[u_index() + 1], encoder);
+      encoder.set_input_array(u);
+      encoder.set_input_array(V);
+      job->u = rows_of(u);
+      job->V = matrix_of(V);
+      job->rank = V.shape(1);
+      if (out.dtype() != mx::float32) {
+        job->sums = workspace(static_cast<int64_t>(out.size()), encoder);
+      }
     }
     if (has_spans_) {
       const mx::array spans = row_contiguous(inputs.back(), encoder);
@@ -185,9 +212,12 @@ class Linear : public mx::UnaryPrimitive {
         gradients.push_back(input_gradient(cotangents[0], weight, spans, x.dtype(), stream()));
         continue;
       }
-      if (has_addend_ && static_cast<size_t>(argument) == addend_index()) {
-        const mx::array dy = mx::astype(cotangents[0], mx::float32, stream());
-        gradients.push_back(spans ? keep_spans(dy, *spans, stream()) : dy);
+      const size_t of_u = static_cast<size_t>(argument) - u_index();
+      if (has_low_rank_ && of_u < 2) {
+        const mx::array& u = primals[u_index()];
+        const mx::array& V = primals[u_index() + 1];
+        gradients.push_back(of_u == 0 ? input_gradient(cotangents[0], V, spans, mx::float32, stream())
+                                      : weight_gradient(cotangents[0], u, spans, V.dtype(), {}, stream()).weight);
         continue;
       }
       check(argument == 1 || (argument == 2 && has_bias_), "[linear] spans have no gradient");
@@ -207,16 +237,16 @@ class Linear : public mx::UnaryPrimitive {
 
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& that = static_cast<const Linear&>(other);
-    return has_bias_ == that.has_bias_ && has_addend_ == that.has_addend_ && has_spans_ == that.has_spans_;
+    return has_bias_ == that.has_bias_ && has_low_rank_ == that.has_low_rank_ && has_spans_ == that.has_spans_;
   }
 
   const char* name() const override { return "Linear"; }
 
  private:
-  size_t addend_index() const { return has_bias_ ? 3 : 2; }
+  size_t u_index() const { return has_bias_ ? 3 : 2; }  // V follows
 
   bool has_bias_;
-  bool has_addend_;
+  bool has_low_rank_;
   bool has_spans_;
 };
 
@@ -228,15 +258,17 @@ mx::array forward(const mx::array& x, const mx::array& weight, const std::option
   if (bias) {
     inputs.push_back(*bias);
   }
-  if (options.addend) {
-    inputs.push_back(*options.addend);
+  if (options.low_rank) {
+    inputs.push_back(options.low_rank->u);
+    inputs.push_back(options.low_rank->V);
   }
   if (options.spans) {
     inputs.push_back(*options.spans);
   }
   mx::Shape shape = x.shape();
   shape.back() = weight.shape(0);
-  auto node = std::make_shared<Linear>(stream, bias.has_value(), options.addend.has_value(), options.spans.has_value());
+  auto node =
+      std::make_shared<Linear>(stream, bias.has_value(), options.low_rank.has_value(), options.spans.has_value());
   return mx::array(shape, options.out_dtype.value_or(x.dtype()), std::move(node), std::move(inputs));
 }
 

@@ -18,8 +18,7 @@ namespace {
 mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
                         const LinearOptions& options, mx::Stream stream) {
   const mx::Dtype out_dtype = options.out_dtype.value_or(x.dtype());
-  const bool narrow = x.dtype() == weight.dtype() && x.dtype() == out_dtype && !options.addend;
-  const mx::Dtype dtype = narrow ? x.dtype() : mx::float32;
+  const mx::Dtype dtype = x.dtype() == weight.dtype() && x.dtype() == out_dtype ? x.dtype() : mx::float32;
   mx::array rows = mx::astype(x, dtype, stream);
   if (options.spans) {
     rows = keep_spans(rows, *options.spans, stream);
@@ -27,10 +26,12 @@ mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::
   const mx::array columns = mx::transpose(mx::astype(weight, dtype, stream), stream);
   mx::array y = bias ? mx::addmm(mx::astype(*bias, dtype, stream), rows, columns, 1.0f, 1.0f, stream)
                      : mx::matmul(rows, columns, stream);
-  if (options.addend) {
-    y = mx::add(y, *options.addend, stream);
+  if (options.low_rank) {
+    const mx::array V = mx::astype(options.low_rank->V, mx::float32, stream);
+    const mx::array wide = mx::astype(y, mx::float32, stream);
+    y = mx::addmm(wide, options.low_rank->u, mx::transpose(V, stream), 1.0f, 1.0f, stream);
   }
-  if (options.spans && (bias || options.addend)) {
+  if (options.spans && (bias || options.low_rank)) {
     y = keep_spans(y, *options.spans, stream);
   }
   return mx::astype(y, out_dtype, stream);

@@ -1,9 +1,9 @@
-// linear: y = x W^T + bias (+ addend), the projection layers of every model.
+// linear: y = x W^T + bias (+ u V^T), the projection layers of every model.
 //
 //   x     (..., K)   float32, bfloat16 or float16; the last axis contiguous is read in place, rows at any distance
 //   W     (N, K)     float32, bfloat16 or float16, as checkpoints store it; need not be x's dtype
 //   bias  (N,)       the same dtypes
-//   y     (..., N)   x's dtype, or options.out_dtype; with an addend any of the three dtypes
+//   y     (..., N)   x's dtype, or options.out_dtype
 //
 // Products and sums are in float32 whatever the dtypes; y is rounded once, at the end.
 //
@@ -15,10 +15,10 @@
 // on padding or on the number of threads. So a batch gives each sequence what it gets alone. (A sequence of few rows
 // takes another kernel than one of many, so feeding a sequence in pieces agrees to rounding only.)
 //
-// With an addend (float32, in y's shape: what other terms of a sum gave) the sum is still rounded once. Its memory is
-// reused for a float32 y where nobody else needs it.
+// A low-rank term u V^T, u (..., R) float32 and V (N, R), is added before y is rounded: what an adapter adds to its
+// layer. (Where MLX multiplies, a 16-bit x W^T is rounded before, too.)
 //
-// Differentiable in x, W, bias and addend, once: the gradients are not differentiable themselves.
+// Differentiable in x, W, bias, u and V, once: the gradients are not differentiable themselves.
 #pragma once
 
 #include <mlx/array.h>
@@ -28,10 +28,15 @@
 
 namespace mamba::ops {
 
+struct LowRankTerm {
+  mlx::core::array u;  // (..., R) float32: as many rows as x
+  mlx::core::array V;  // (N, R) float32, bfloat16 or float16
+};
+
 struct LinearOptions {
   std::optional<mlx::core::array> spans = {};      // (B, 2) int32
   std::optional<mlx::core::Dtype> out_dtype = {};  // x's dtype or float32
-  std::optional<mlx::core::array> addend = {};     // (..., N) float32
+  std::optional<LowRankTerm> low_rank = {};
 };
 
 // Throws Error when shapes or dtypes do not fit. On a CPU under Linux our own kernels and oneDNN; else mx::matmul.

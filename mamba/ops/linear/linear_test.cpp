@@ -338,73 +338,85 @@ std::string message_of(const std::function<void()>& f) {
   return "nothing thrown";
 }
 
-// The exact sum with an addend: as if K were one larger.
-Exact with_addend(Exact exact, const std::vector<float>& addend) {
-  for (size_t i = 0; i < addend.size(); ++i) {
-    exact.sums[i] += static_cast<double>(addend[i]);
-    exact.magnitudes[i] += std::abs(static_cast<double>(addend[i]));
+// [a b], each of `rows` rows.
+std::vector<float> side_by_side(const std::vector<float>& a, const std::vector<float>& b, size_t rows) {
+  std::vector<float> out;
+  const size_t m = a.size() / rows, n = b.size() / rows;
+  for (size_t i = 0; i < rows; ++i) {
+    out.insert(out.end(), a.begin() + static_cast<ptrdiff_t>(i * m), a.begin() + static_cast<ptrdiff_t>((i + 1) * m));
+    out.insert(out.end(), b.begin() + static_cast<ptrdiff_t>(i * n), b.begin() + static_cast<ptrdiff_t>((i + 1) * n));
   }
-  return exact;
+  return out;
 }
 
-void check_addend() {
-  for (const auto& [m, n, k] : {std::tuple{1, 1, 1},
-                                {1, 7, 3},
-                                {2, 33, 8},
-                                {13, 100, 16},
-                                {100, 64, 8},
-                                {130, 31, 65},
-                                {7, 40, 2100},
-                                {5, 3, 0}}) {
-    for (const mx::Dtype out_dtype : {mx::float32, mx::bfloat16, mx::float16}) {
-      for (const mx::Dtype w_dtype : {mx::float32, mx::bfloat16}) {
-        SCOPED_TRACE(::testing::Message() << "M=" << m << " N=" << n << " K=" << k);
-        const mx::array x = random_array({m, k}, mx::float32, 50), weight = random_array({n, k}, w_dtype, 51);
-        const mx::array addend = random_array({m, n}, mx::float32, 52);
-        const Exact exact = with_addend(exact_product(values(x), values(weight), static_cast<size_t>(m),
-                                                      static_cast<size_t>(n), static_cast<size_t>(k)),
-                                        values(addend));
-        const LinearOptions options{.out_dtype = out_dtype, .addend = addend};
-        const mx::array y = linear(x, weight, {}, options);
-        ASSERT_EQ(y.dtype(), out_dtype);
-        EXPECT_TRUE(within_bound(values(y), exact, static_cast<size_t>(k) + 1, out_dtype));
-        // An addend that nobody else has gives its memory away; the numbers are the same.
-        mx::array own = mx::add(addend, mx::zeros({1}));
-        const LinearOptions donating{.out_dtype = out_dtype, .addend = own};
-        mx::array in_place = linear(x, weight, {}, donating);
-        own = mx::array(0.0f);
-        EXPECT_EQ(bits(in_place), bits(y));
-        EXPECT_EQ(values(addend), values(random_array({m, n}, mx::float32, 52)));
+void check_low_rank() {
+  for (const auto& [m, n, k, r] : {std::tuple{1, 1, 1, 1},
+                                   {1, 7, 3, 2},
+                                   {2, 33, 65, 8},
+                                   {13, 100, 16, 5},
+                                   {100, 64, 50, 8},
+                                   {130, 31, 65, 40},
+                                   {70, 40, 2100, 3},
+                                   {40, 3, 5, 2100}}) {
+    for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+      for (const mx::Dtype v_dtype : {mx::float32, mx::bfloat16}) {
+        SCOPED_TRACE(::testing::Message() << "M=" << m << " N=" << n << " K=" << k << " R=" << r);
+        const auto sm = static_cast<size_t>(m), sn = static_cast<size_t>(n), depth = static_cast<size_t>(k + r);
+        const mx::array x = random_array({m, k}, dtype, 50), weight = random_array({n, k}, dtype, 51);
+        const mx::array u = random_array({m, r}, mx::float32, 52), V = random_array({n, r}, v_dtype, 53);
+        const mx::array y = linear(x, weight, {}, {.low_rank = LowRankTerm{u, V}});
+        ASSERT_EQ(y.dtype(), dtype);
+        const Exact exact = exact_product(side_by_side(values(x), values(u), sm),
+                                          side_by_side(values(weight), values(V), sn), sm, sn, depth);
+        EXPECT_TRUE(within_bound(values(y), exact, depth, dtype));
+        const mx::array wide = linear(x, weight, {}, {.out_dtype = mx::float32, .low_rank = LowRankTerm{u, V}});
+        EXPECT_TRUE(within_bound(values(wide), exact, depth, mx::float32));
       }
     }
   }
 }
 
-TEST(Linear, AddsWhatIsGiven) {
-  check_addend();
+TEST(Linear, AddsALowRankTerm) {
+  check_low_rank();
+  const mx::array x = random_array({6, 9}, mx::bfloat16, 1), weight = random_array({7, 9}, mx::bfloat16, 2);
+  const LowRankTerm none{mx::zeros({6, 0}), mx::zeros({7, 0})};
+  EXPECT_EQ(bits(linear(x, weight, {}, {.low_rank = none})), bits(linear(x, weight)));
 }
 
-TEST(Linear, AddsInsideTheSpansAlone) {
+TEST(LinearGradient, ReachesTheLowRankTerm) {
   const mx::array spans = mx::array({0, 40, 3, 9, 17, 17, 39, 40}, {4, 2});
-  const mx::array x = random_array({4, 40, 8}, mx::float32, 53), weight = random_array({37, 8}, mx::float32, 54);
-  const mx::array addend = random_array({4, 40, 37}, mx::float32, 55);
-  const mx::array bias = random_array({37}, mx::float32, 56), dy = random_array({4, 40, 37}, mx::float32, 57);
-  const auto run = [&](decltype(linear)& f) {
-    const auto fun = [&](const std::vector<mx::array>& in) {
-      return std::vector{f(in[0], in[1], in[2], {.spans = spans, .addend = in[3]}, {})};
-    };
-    return mx::vjp(fun, {x, weight, bias, addend}, {dy});
-  };
-  const auto [y, gradients] = run(linear);
-  const auto [expected_y, expected] = run(linear_reference);
-  EXPECT_TRUE(mx::allclose(y[0], expected_y[0], 1e-5, 1e-5).item<bool>());
-  for (size_t i = 0; i < expected.size(); ++i) {
-    EXPECT_TRUE(mx::allclose(gradients[i], expected[i], 1e-5, 1e-5).item<bool>()) << "argument " << i;
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    const mx::array x = random_array({4, 40, 50}, dtype, 53), weight = random_array({37, 50}, dtype, 54);
+    const mx::array u = random_array({4, 40, 8}, mx::float32, 55), V = random_array({37, 8}, mx::float32, 56);
+    const mx::array bias = random_array({37}, mx::float32, 57), dy = random_array({4, 40, 37}, dtype, 58);
+    for (const auto& [has_bias, has_spans] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
+      const std::optional<mx::array> some_spans = has_spans ? std::optional(spans) : std::nullopt;
+      const bool with_bias = has_bias;
+      const auto run = [&](decltype(linear)& f) {
+        const auto fun = [&](const std::vector<mx::array>& in) {
+          const LinearOptions options{.spans = some_spans, .low_rank = LowRankTerm{in[2], in[3]}};
+          return std::vector{f(in[0], in[1], with_bias ? std::optional(in[4]) : std::nullopt, options, {})};
+        };
+        auto [y, gradients] = mx::vjp(fun, {x, weight, u, V, bias}, {dy});
+        gradients.push_back(y[0]);
+        return gradients;
+      };
+      const std::vector<mx::array> got = run(linear);
+      const std::vector<mx::array> expected = run(linear_reference);
+      // Both round once to the result's dtype, the reference its sums in another order.
+      const double tolerance = dtype == mx::float32 ? 1e-5 : 0x1p-7;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        EXPECT_TRUE(mx::allclose(got[i], expected[i], tolerance, tolerance).item<bool>()) << "array " << i;
+      }
+    }
+    // A sequence's bits do not depend on what is around it.
+    const mx::array y = linear(x, weight, bias, {.spans = spans, .low_rank = LowRankTerm{u, V}});
+    for (const auto& [b, first, last] : {std::tuple{0, 0, 40}, {1, 3, 9}}) {
+      const LowRankTerm own{mx::slice(u, {b, first, 0}, {b + 1, last, 8}), V};
+      const mx::array alone = linear(mx::slice(x, {b, first, 0}, {b + 1, last, 50}), weight, bias, {.low_rank = own});
+      EXPECT_EQ(bits(mx::slice(y, {b, first, 0}, {b + 1, last, 37})), bits(alone));
+    }
   }
-  // A row's bits do not depend on the rows around it.
-  const mx::array alone =
-      linear(mx::slice(x, {1, 3, 0}, {2, 9, 8}), weight, bias, {.addend = mx::slice(addend, {1, 3, 0}, {2, 9, 37})});
-  EXPECT_EQ(bits(mx::slice(y[0], {1, 3, 0}, {2, 9, 37})), bits(alone));
 }
 
 TEST(Linear, RefusesWhatDoesNotFit) {
@@ -428,17 +440,17 @@ TEST(Linear, RefusesWhatDoesNotFit) {
   EXPECT_EQ(message_of([&] { linear(x, weight, {}, {.out_dtype = mx::float16}); }),
             "[linear] out_dtype must be x's dtype or float32");
   EXPECT_EQ(message_of([&] {
-              linear(x, weight, {}, {.addend = mx::zeros({2, 5, 3})});
+              linear(x, weight, {}, {.low_rank = LowRankTerm{mx::zeros({2, 5, 2}), mx::zeros({3, 2})}});
             }),
-            "[linear] addend must be (2, 5, 4) but got (2, 5, 3)");
+            "[linear] V must be (4, -1) but got (3, 2)");
   EXPECT_EQ(message_of([&] {
-              linear(x, weight, {}, {.addend = mx::zeros({2, 5, 4}, mx::bfloat16)});
+              linear(x, weight, {}, {.low_rank = LowRankTerm{mx::zeros({2, 5, 3}), mx::zeros({4, 2})}});
             }),
-            "[linear] addend must be float32 but is bfloat16");
+            "[linear] u must be (2, 5, 2) but got (2, 5, 3)");
   EXPECT_EQ(message_of([&] {
-              linear(x, weight, {}, {.out_dtype = mx::int32, .addend = mx::zeros({2, 5, 4})});
+              linear(x, weight, {}, {.low_rank = LowRankTerm{mx::zeros({2, 5, 2}, mx::bfloat16), mx::zeros({4, 2})}});
             }),
-            "[linear] out_dtype must be x's dtype or float32");
+            "[linear] u must be float32 but is bfloat16");
 }
 
 struct Gradients {
@@ -563,7 +575,7 @@ TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
   EXPECT_TRUE(linear_detail::prefers_onednn(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
   check_awkward_sizes();
   check_batches();
-  check_addend();
+  check_low_rank();
   check_gradients();
   check_gradients_with_spans();
   check_gradients_for_any_threads();
@@ -578,7 +590,7 @@ TEST(LinearTargets, AllHoldTheSame) {
     check_awkward_sizes();
     check_gradients();
     check_batches();
-    check_addend();
+    check_low_rank();
   }
   hwy::SetSupportedTargetsForTest(0);
 }

@@ -20,8 +20,13 @@ mx::array linear_reference(const mx::array& x, const mx::array& weight, const st
   if (bias) {
     y = mx::add(y, mx::astype(*bias, mx::float32, s), s);
   }
-  if (options.addend) {
-    y = mx::add(y, *options.addend, s);
+  if (options.low_rank) {
+    mx::array u = options.low_rank->u;
+    if (options.spans) {
+      u = keep_spans(u, *options.spans, s);
+    }
+    const mx::array V = mx::astype(options.low_rank->V, mx::float32, s);
+    y = mx::add(y, mx::matmul(u, mx::transpose(V, s), s), s);
   }
   if (options.spans) {
     y = keep_spans(y, *options.spans, s);
