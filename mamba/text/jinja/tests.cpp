@@ -159,12 +159,12 @@ ArgumentReader::ArgumentReader(const char* function, const Arguments& arguments,
   for (size_t i = 0; i < arguments.positional.size(); ++i) {
     values_.emplace_back(names[i], &arguments.positional[i]);
   }
-  for (const auto& [name, value] : arguments.named) {
-    const auto known = std::find_if(names.begin(), names.end(), [&](const char* n) { return name == n; });
+  for (const auto& named : arguments.named) {
+    const auto known = std::find_if(names.begin(), names.end(), [&](const char* name) { return named.first == name; });
     if (known == names.end() || find(*known) != nullptr) {
-      fail(fmt::format("has no place for an argument {}", quote(name)));
+      fail(fmt::format("has no place for an argument {}", quote(named.first)));
     }
-    values_.emplace_back(*known, &value);
+    values_.emplace_back(*known, &named.second);
   }
 }
 
