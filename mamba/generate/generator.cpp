@@ -147,21 +147,20 @@ class Engine {
     mx::eval(arrays);
   }
 
-  std::span<const float> logits_of(size_t row) const {
-    const auto width = static_cast<size_t>(vocab());
-    return {logits_->data<float>() + row * width, width};
-  }
-
   // Samples a token for every sequence that may have another, then hands tokens and text out in order.
   void choose_tokens() {
     std::vector<int32_t> chosen(active_.size(), -1);
     std::vector<double> logprobs(active_.size(), 0);
+    const auto width = static_cast<size_t>(vocab());
+    // Asked for once: on a GPU this fetches the numbers, which threads may not do at the same time.
+    const float* const numbers = active_.empty() ? nullptr : logits_->data<float>();
     parallel_for(static_cast<int64_t>(active_.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
         Sequence& sequence = active_[row];
         if (sequence.request->max_tokens > 0) {
-          chosen[row] = sequence.sampler.sample(logits_of(row), sequence.history);
-          logprobs[row] = log_probability(logits_of(row), chosen[row]);
+          const std::span<const float> logits(numbers + row * width, width);
+          chosen[row] = sequence.sampler.sample(logits, sequence.history);
+          logprobs[row] = log_probability(logits, chosen[row]);
         }
       }
     });

@@ -134,6 +134,13 @@ CausalConv1dOutputs gpu_conv(const CausalConv1dInputs& in, const mx::Stream& str
     return {mx::zeros(in.x.shape(), in.x.dtype(), stream),
             in.initial_state ? *in.initial_state : mx::zeros(state_shape(inputs), in.x.dtype(), stream)};
   }
+  if (in.x.shape(1) == 1 && !is_traced(in) && !in.spans && !in.resets) {
+    CausalConv1dInputs one = in;
+    one.x = mx::squeeze(in.x, 1, stream);
+    CausalConv1dOutputs out = gpu_step(one, stream);
+    out.y = mx::expand_dims(out.y, 1, stream);
+    return out;
+  }
   const Plan plan = plan_of(in, stream);
   if (!is_traced(in)) {
     const std::vector<mx::array> out = forward(plan, inputs);

@@ -32,6 +32,12 @@ MAMBA_FN float mamba_reciprocal(float x) {
 MAMBA_FN float mamba_rsqrt(float x) {
   return rsqrtf(x);
 }
+MAMBA_FN float mamba_log2(float x) {
+  return __log2f(x);
+}
+MAMBA_FN float mamba_not_a_number() {
+  return __int_as_float(0x7fc00000);
+}
 MAMBA_FN float mamba_fma(float a, float b, float c) {
   return fmaf(a, b, c);
 }

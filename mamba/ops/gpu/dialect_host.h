@@ -44,6 +44,12 @@ MAMBA_FN float mamba_reciprocal(float x) {
 MAMBA_FN float mamba_rsqrt(float x) {
   return 1.0f / std::sqrt(x);
 }
+MAMBA_FN float mamba_log2(float x) {
+  return std::log2(x);
+}
+MAMBA_FN float mamba_not_a_number() {
+  return std::bit_cast<float>(0x7fc00000);
+}
 MAMBA_FN float mamba_fma(float a, float b, float c) {
   return std::fma(a, b, c);
 }

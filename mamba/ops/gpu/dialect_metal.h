@@ -28,6 +28,12 @@ MAMBA_FN float mamba_reciprocal(float x) {
 MAMBA_FN float mamba_rsqrt(float x) {
   return metal::precise::rsqrt(x);
 }
+MAMBA_FN float mamba_log2(float x) {
+  return metal::precise::log2(x);
+}
+MAMBA_FN float mamba_not_a_number() {
+  return as_type<float>(0x7fc00000);
+}
 MAMBA_FN float mamba_fma(float a, float b, float c) {
   return metal::fma(a, b, c);
 }

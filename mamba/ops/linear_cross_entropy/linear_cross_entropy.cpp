@@ -9,6 +9,7 @@
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/linear.h"
+#include "mamba/ops/linear_cross_entropy/gpu.h"
 #include "mamba/ops/linear_cross_entropy/primitive.h"
 
 namespace mamba::ops {
@@ -33,13 +34,11 @@ void check_arguments(const mx::array& x, const mx::array& weight, const mx::arra
 
 namespace {
 
-// Where MLX's own product is fast: a piece of the tokens at a time, its logits computed again for the gradient.
+#ifdef __APPLE__
+// MLX's own product is fast: a piece of the tokens at a time, its logits computed again for the gradient.
 mx::array by_matmul(const mx::array& x, const mx::array& weight, const mx::array& targets, int ignore_index,
                     mx::Stream stream) {
   constexpr int kPieceTokens = 1024;
-  const auto piece = mx::checkpoint([ignore_index, stream](const std::vector<mx::array>& in) {
-    return std::vector{linear_log_probability_reference(in[0], in[1], in[2], ignore_index, stream)};
-  });
   const int width = x.shape(-1);
   const auto tokens = static_cast<int>(targets.size());
   const mx::array rows = mx::reshape(x, {tokens, width}, stream);
@@ -47,12 +46,17 @@ mx::array by_matmul(const mx::array& x, const mx::array& weight, const mx::array
   std::vector<mx::array> pieces;
   for (int begin = 0; begin < tokens; begin += kPieceTokens) {
     const int end = std::min(tokens, begin + kPieceTokens);
-    pieces.push_back(
-        piece({mx::slice(rows, {begin, 0}, {end, width}, stream), weight, mx::slice(flat, {begin}, {end}, stream)})[0]);
+    const mx::array part = mx::slice(flat, {begin}, {end}, stream);
+    // Targets are no argument: what is computed again is differentiated in all of these.
+    const auto piece = mx::checkpoint([part, ignore_index, stream](const std::vector<mx::array>& in) {
+      return std::vector{linear_log_probability_reference(in[0], in[1], part, ignore_index, stream)};
+    });
+    pieces.push_back(piece({mx::slice(rows, {begin, 0}, {end, width}, stream), weight})[0]);
   }
   const mx::array all = pieces.empty() ? mx::zeros({0}, mx::float32, stream) : mx::concatenate(pieces, 0, stream);
   return mx::reshape(all, targets.shape(), stream);
 }
+#endif
 
 }  // namespace
 
@@ -60,12 +64,15 @@ mx::array linear_log_probability(const mx::array& x, const mx::array& weight, co
                                  int ignore_index, mx::StreamOrDevice s) {
   linear_cross_entropy_detail::check_arguments(x, weight, targets);
   const mx::Stream stream = mx::to_stream(s);
-#ifndef __APPLE__
   if (on_cpu(stream)) {
+#ifdef __APPLE__
+    return by_matmul(x, weight, targets, ignore_index, stream);
+#else
     return linear_cross_entropy_detail::forward(x, weight, targets, ignore_index, stream);
-  }
 #endif
-  return by_matmul(x, weight, targets, ignore_index, stream);
+  }
+  constexpr int kPieceTokens = 2048;
+  return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index, kPieceTokens, stream);
 }
 
 mx::array linear_cross_entropy(const mx::array& x, const mx::array& weight, const mx::array& targets,

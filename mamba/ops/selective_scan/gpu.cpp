@@ -39,13 +39,16 @@ struct Shape {
 constexpr int64_t kWantedThreads = 98304;
 constexpr int kLongChunk = 512;
 
-// `channels` of the whole batch. `forward`: two lanes to a channel do less work around the recurrence, where that
-// leaves enough threads; backwards their registers would leave room for too few.
-Shape shape_of(int states, int64_t channels, bool forward) {
+// Numbers from which on two lanes to a channel are faster than four: they do less work around the recurrence, and there
+// are enough of them to fill a GPU, if need be with chunks.
+constexpr int64_t kLarge = 32 << 20;
+
+Shape shape_of(int batch, int length, int channels, int states, bool large = false) {
   // Shared memory bounds segment and threads: gpu_backward.h needs the most.
   if (states <= 4) return {1, 4, 64, 32};
   if (states <= 8) return {2, 4, 128, 32};
-  if (states <= 16 && forward && channels * 4 >= kWantedThreads) return {2, 8, 128, 32};
+  large = large || int64_t{batch} * length * channels >= kLarge;
+  if (states <= 16 && large) return {2, 8, 128, 32};
   if (states <= 16) return {4, 4, 128, 32};
   if (states <= 32) return {4, 8, 64, 32};
   if (states <= 64) return {8, 8, 128, 8};
@@ -113,15 +116,19 @@ const Kernel& carry_kernel() {
   return kernel;
 }
 
-// Three groups of 128 threads to a multiprocessor; the compiler alone takes 255, for two.
+// With four lanes to a channel, three groups of 128 threads to a multiprocessor; the compiler alone takes 255
+// registers, for two. Two lanes to a channel need those.
 constexpr int kBackwardRegisters = 168;
 
-const Kernel& backward_kernel() {
-  static const Kernel kernel(
-      "mamba_scan_backward", embedded::gpu_scan_backward(),
-      {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "spans", "resets", "gy", "kept", "last"},
-      {"gu", "gdelta", "gz", "part_BC", "part_A", "part_D", "gfirst"}, kBackwardRegisters);
-  return kernel;
+const Kernel& backward_kernel(int lanes) {
+  const auto make = [](int registers) {
+    return Kernel("mamba_scan_backward", embedded::gpu_scan_backward(),
+                  {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "spans", "resets", "gy", "kept", "last"},
+                  {"gu", "gdelta", "gz", "part_BC", "part_A", "part_D", "gfirst"}, registers);
+  };
+  static const Kernel four = make(kBackwardRegisters);
+  static const Kernel others = make(0);
+  return lanes == 4 ? four : others;
 }
 
 const Kernel& step_kernel() {
@@ -167,7 +174,7 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   const mx::array last = plan.chunks > 1 ? carries(plan, in, gy, gstate, true, true) : gstate;
   const mx::Dtype dtype = in[kU].dtype();
   const int rows = plan.batch * plan.chunks;
-  const std::vector<mx::array> out = backward_kernel()(
+  const std::vector<mx::array> out = backward_kernel(plan.shape.lanes)(
       {in[kU], in[kDelta], in[kA], in[kB], in[kC], in[kD], in[kZ], in[kDeltaBias], in[kSpans], in[kResets], gy, kept,
        last},
       {in[kU].shape(),
@@ -216,12 +223,12 @@ std::vector<mx::array> all_inputs(const SelectiveScanInputs& in, const mx::Strea
           whole(in.resets)};
 }
 
-Plan plan_of(const SelectiveScanInputs& in, bool is_forward, const mx::Stream& stream) {
+Plan plan_of(const SelectiveScanInputs& in, bool large, const mx::Stream& stream) {
   const int batch = in.u.shape(0);
   const int length = in.u.ndim() == 3 ? in.u.shape(1) : 1;
   const int channels = in.u.shape(-1);
   const int states = in.A.shape(1);
-  const Shape shape = shape_of(states, int64_t{batch} * channels, is_forward);
+  const Shape shape = shape_of(batch, length, channels, states, large);
   return {.shape = shape,
           .chunks = chunks_of(batch, length, channels, shape),
           .batch = batch,
@@ -241,15 +248,27 @@ Plan plan_of(const SelectiveScanInputs& in, bool is_forward, const mx::Stream& s
 }  // namespace
 
 int gpu_chunks(int batch, int length, int channels, int states) {
-  return chunks_of(batch, length, channels, shape_of(states, int64_t{batch} * channels, true));
+  return chunks_of(batch, length, channels, shape_of(batch, length, channels, states));
 }
 
-SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& stream) {
-  const Plan plan = plan_of(in, true, stream);
+SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& stream, bool large) {
+  const Plan plan = plan_of(in, large, stream);
   if (plan.length == 0) {
     return {mx::zeros(in.u.shape(), in.u.dtype(), stream),
             in.initial_state ? *in.initial_state
                              : mx::zeros({plan.batch, plan.channels, plan.states}, mx::float32, stream)};
+  }
+  if (plan.length == 1 && !is_traced(in) && !in.spans && !in.resets) {
+    SelectiveScanInputs one = in;
+    for (mx::array* a : {&one.u, &one.delta, &one.B, &one.C}) {
+      *a = mx::squeeze(*a, 1, stream);
+    }
+    if (one.z) {
+      one.z = mx::squeeze(*one.z, 1, stream);
+    }
+    SelectiveScanOutputs out = gpu_step(one, stream);
+    out.y = mx::expand_dims(out.y, 1, stream);
+    return out;
   }
   const std::vector<mx::array> inputs = all_inputs(in, stream);
   if (!is_traced(in)) {
@@ -263,17 +282,16 @@ SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& s
   present[kDeltaBias] = plan.has_bias;
   present[kState] = plan.has_state;
   present[kSpans] = present[kResets] = false;
-  const Plan back = plan_of(in, false, stream);
   const auto values = [plan](const std::vector<mx::array>& primals) { return forward(plan, primals, true); };
-  const auto gradients = [back, present](const std::vector<mx::array>& primals,
+  const auto gradients = [plan, present](const std::vector<mx::array>& primals,
                                          const std::vector<mx::array>& cotangents,
                                          const std::vector<mx::array>& outputs) {
-    const mx::array gstate = gpu::contiguous(cotangents[1], back.stream);
-    std::vector<mx::array> all = backward(back, primals, cotangents[0], gstate, outputs[2]);
+    const mx::array gstate = gpu::contiguous(cotangents[1], plan.stream);
+    std::vector<mx::array> all = backward(plan, primals, cotangents[0], gstate, outputs[2]);
     all.resize(kInputs, all[0]);
     for (int i = 0; i < kInputs; ++i) {
       if (!present[i]) {
-        all[i] = mx::zeros_like(primals[i], back.stream);
+        all[i] = mx::zeros_like(primals[i], plan.stream);
       }
     }
     return all;

@@ -9,7 +9,8 @@ namespace mamba::ops::scan {
 // More states than this have no kernel.
 constexpr int kMaxGpuStates = 256;
 
-SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
+// `large`: as for large inputs, whatever the size.
+SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mlx::core::Stream& stream, bool large = false);
 SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
 
 // In how many chunks, worked on at once, each sequence is cut: 1 where batch and channels alone fill a GPU.

@@ -1,0 +1,142 @@
+// A piece of the tokens at a time: MLX's matrix product makes the logits, one kernel their log-probabilities. Backwards
+// the logits are made again and one kernel turns them into their gradient.
+#include "mamba/ops/linear_cross_entropy/gpu.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::embedded {
+std::string_view gpu_loss_forward();
+std::string_view gpu_loss_gradient();
+}  // namespace mamba::embedded
+
+namespace mamba::ops::linear_cross_entropy_detail {
+
+namespace mx = mlx::core;
+using gpu::Kernel;
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPer = 4;
+
+const Kernel& forward_kernel() {
+  static const Kernel kernel("mamba_loss_forward", embedded::gpu_loss_forward(), {"logits", "targets"},
+                             {"log_probability", "log_sums"});
+  return kernel;
+}
+
+const Kernel& gradient_kernel() {
+  static const Kernel kernel("mamba_loss_gradient", embedded::gpu_loss_gradient(),
+                             {"logits", "targets", "log_sums", "cotangent"}, {"gradient"});
+  return kernel;
+}
+
+struct Plan {
+  int tokens, width, words, ignored, piece;
+  mx::Stream s;
+
+  // Tokens [begin, end) of an array whose first axis counts them.
+  mx::array part(const mx::array& a, int begin) const {
+    mx::Shape start(a.ndim(), 0);
+    mx::Shape stop = a.shape();
+    start[0] = begin;
+    stop[0] = std::min(begin + piece, tokens);
+    return mx::slice(a, start, stop, s);
+  }
+
+  // 16-bit numbers are exact in float32's product, whose result is not rounded to 16 bits.
+  mx::array logits(const mx::array& rows, const mx::array& wide_weight) const {
+    return mx::matmul(mx::astype(rows, mx::float32, s), mx::transpose(wide_weight, s), s);
+  }
+};
+
+// Rows that do not count may hold anything, and 0 x NaN would leak into the weights' gradient.
+mx::array counted_rows(const Plan& plan, const mx::array& x, const mx::array& targets) {
+  const mx::Stream& s = plan.s;
+  const mx::array known = mx::logical_and(
+      mx::not_equal(targets, mx::array(plan.ignored), s),
+      mx::logical_and(mx::greater_equal(targets, mx::array(0), s), mx::less(targets, mx::array(plan.words), s), s), s);
+  return mx::where(mx::expand_dims(known, 1, s), x, mx::array(0, x.dtype()), s);
+}
+
+// Inputs: x (tokens, K), the weight, targets (tokens,). Outputs: log-probabilities and logarithms of sums, (tokens,).
+std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in) {
+  const mx::array rows = counted_rows(plan, in[0], in[2]);
+  const mx::array weight = mx::astype(in[1], mx::float32, plan.s);
+  std::vector<mx::array> log_probabilities;
+  std::vector<mx::array> log_sums;
+  for (int begin = 0; begin < plan.tokens; begin += plan.piece) {
+    mx::array logits = plan.logits(plan.part(rows, begin), weight);
+    if (!log_sums.empty()) {
+      logits = mx::depends({logits}, {log_sums.back()})[0];  // one piece at a time
+    }
+    const int count = logits.shape(0);
+    const std::vector<mx::array> out = forward_kernel()(
+        {logits, gpu::contiguous(plan.part(in[2], begin), plan.s)}, {{count}, {count}}, {mx::float32, mx::float32},
+        {{count, 1, 1}, kThreads}, {{"kThreads", kThreads}, {"kIgnored", plan.ignored}}, plan.s);
+    log_probabilities.push_back(out[0]);
+    log_sums.push_back(out[1]);
+  }
+  return {mx::concatenate(log_probabilities, 0, plan.s), mx::concatenate(log_sums, 0, plan.s)};
+}
+
+std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& cotangent,
+                                const mx::array& log_sums) {
+  const mx::Stream& s = plan.s;
+  const mx::array rows = counted_rows(plan, in[0], in[2]);
+  const mx::array weight = mx::astype(in[1], mx::float32, s);
+  const mx::Dtype dtype = in[0].dtype() == in[1].dtype() ? in[0].dtype() : mx::float32;
+  const mx::array factor = mx::astype(in[1], dtype, s);
+  std::vector<mx::array> gx;
+  std::optional<mx::array> gweight;
+  for (int begin = 0; begin < plan.tokens; begin += plan.piece) {
+    const mx::array part = plan.part(rows, begin);
+    mx::array logits = plan.logits(part, weight);
+    if (gweight) {
+      logits = mx::depends({logits}, {*gweight})[0];
+    }
+    const int count = logits.shape(0);
+    const auto whole = [&](const mx::array& a) { return gpu::contiguous(plan.part(a, begin), s); };
+    const mx::array gradient =
+        gradient_kernel()({logits, whole(in[2]), whole(log_sums), whole(cotangent)}, {logits.shape()}, {dtype},
+                          {{(plan.words + kThreads * kPer - 1) / (kThreads * kPer), count, 1}, kThreads},
+                          {{"T", dtype}, {"kThreads", kThreads}, {"kPer", kPer}, {"kIgnored", plan.ignored}}, s)[0];
+    const mx::array turned = mx::transpose(gradient, s);
+    const mx::array share = mx::astype(part, dtype, s);
+    if (dtype == mx::float32) {
+      gweight = gweight ? mx::addmm(*gweight, turned, share, 1.0f, 1.0f, s) : mx::matmul(turned, share, s);
+    } else {
+      const mx::array more = mx::astype(mx::matmul(turned, share, s), mx::float32, s);
+      gweight = gweight ? mx::add(*gweight, more, s) : more;
+    }
+    gx.push_back(mx::depends({mx::matmul(gradient, factor, s)}, {*gweight})[0]);
+  }
+  return {mx::astype(mx::concatenate(gx, 0, s), in[0].dtype(), s), mx::astype(*gweight, in[1].dtype(), s),
+          mx::zeros_like(in[2], s)};
+}
+
+}  // namespace
+
+mx::array gpu_log_probability(const mx::array& x, const mx::array& weight, const mx::array& targets, int ignore_index,
+                              int piece_tokens, const mx::Stream& stream) {
+  const auto tokens = static_cast<int>(targets.size());
+  if (tokens == 0) {
+    return mx::zeros(targets.shape(), mx::float32, stream);
+  }
+  const Plan plan{tokens, x.shape(-1), weight.shape(0), ignore_index, piece_tokens, stream};
+  const auto run = mx::custom_vjp(
+      [plan](const std::vector<mx::array>& primals) { return forward(plan, primals); },
+      [plan](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+             const std::vector<mx::array>& outputs) { return backward(plan, primals, cotangents[0], outputs[1]); });
+  const mx::array out =
+      run({mx::reshape(x, {tokens, plan.width}, stream), weight, mx::reshape(targets, {tokens}, stream)})[0];
+  return mx::reshape(out, targets.shape(), stream);
+}
+
+}  // namespace mamba::ops::linear_cross_entropy_detail

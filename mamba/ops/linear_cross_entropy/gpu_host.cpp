@@ -1,0 +1,45 @@
+#include "mamba/ops/linear_cross_entropy/gpu_host.h"
+
+#include "mamba/ops/gpu/dialect_host.h"
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::ops::gpu::dialect {
+namespace {
+
+using T = float;  // dtypes are the arrays' own business on the host
+
+constexpr int kThreads = 256;
+
+void forward(const host::Launch& launch) {
+  MAMBA_HOST_IN(logits);
+  MAMBA_HOST_IN(targets);
+  MAMBA_HOST_OUT(log_probability);
+  MAMBA_HOST_OUT(log_sums);
+  MAMBA_HOST_INT(kIgnored);
+#include "mamba/ops/linear_cross_entropy/gpu_forward.h"
+}
+
+void gradient(const host::Launch& launch) {
+  MAMBA_HOST_IN(logits);
+  MAMBA_HOST_IN(targets);
+  MAMBA_HOST_IN(log_sums);
+  MAMBA_HOST_IN(cotangent);
+  MAMBA_HOST_OUT(gradient);
+  MAMBA_HOST_INT(kIgnored);
+  MAMBA_HOST_INT(kPer);
+#include "mamba/ops/linear_cross_entropy/gpu_gradient.h"
+}
+
+}  // namespace
+}  // namespace mamba::ops::gpu::dialect
+
+namespace mamba::ops::linear_cross_entropy_detail {
+
+void use_host_kernels() {
+  using gpu::host::Launch;
+  namespace dialect = gpu::dialect;
+  gpu::set_host_body("mamba_loss_forward", [](const Launch& launch) { gpu::host::run(dialect::forward, launch); });
+  gpu::set_host_body("mamba_loss_gradient", [](const Launch& launch) { gpu::host::run(dialect::gradient, launch); });
+}
+
+}  // namespace mamba::ops::linear_cross_entropy_detail

@@ -1,0 +1,212 @@
+#include <fmt/format.h>
+#include <mlx/memory.h>
+#include <mlx/ops.h>
+#include <mlx/random.h>
+#include <mlx/stream.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "mamba/generate/generator.h"
+#include "mamba/models/initialize.h"
+#include "mamba/ops/global_norm/global_norm.h"
+#include "mamba/ops/selective_scan/selective_scan.h"
+#include "mamba/train/objective.h"
+#include "mamba/train/optimizer.h"
+#include "report.h"
+
+namespace mamba::gpu_report {
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+mx::array normal(const mx::Shape& shape, mx::Dtype dtype, float mean = 0.0f, float scale = 1.0f) {
+  mx::array a = mx::astype(mx::random::normal(shape, mx::float32, mean, scale), dtype);
+  a.eval();
+  return a;
+}
+
+// Median seconds of `run`, of `repeats` in a row without waiting in between, so that the host's own time is hidden
+// where it is shorter than the device's.
+double device_seconds(const std::function<std::vector<mx::array>()>& run, int repeats) {
+  for (int i = 0; i < 3; ++i) {
+    mx::eval(run());
+  }
+  std::vector<double> times;
+  for (int round = 0; round < 7; ++round) {
+    mx::synchronize();
+    const auto start = Clock::now();
+    for (int i = 0; i < repeats; ++i) {
+      mx::async_eval(run());
+    }
+    mx::synchronize();
+    times.push_back(seconds_since(start) / repeats);
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+Json scan_figures(int batch, int length, int channels, mx::Dtype dtype) {
+  const int states = 16;
+  const mx::Shape wide = {batch, length, channels};
+  mx::array A = mx::contiguous(mx::broadcast_to(mx::negative(mx::arange(1.0f, 17.0f)), {channels, states}));
+  A.eval();
+  const std::vector<mx::array> in = {normal(wide, dtype),
+                                     normal(wide, dtype, -1.0f),
+                                     A,
+                                     normal({batch, length, states}, dtype),
+                                     normal({batch, length, states}, dtype),
+                                     normal({channels}, mx::float32),
+                                     normal(wide, dtype),
+                                     normal({channels}, mx::float32, -2.0f, 0.5f)};
+  const mx::array gy = normal(wide, dtype);
+  const auto scan = [](const std::vector<mx::array>& a) -> std::vector<mx::array> {
+    return {ops::selective_scan(
+                {.u = a[0], .delta = a[1], .A = a[2], .B = a[3], .C = a[4], .D = a[5], .z = a[6], .delta_bias = a[7]})
+                .y};
+  };
+  const int repeats = static_cast<int64_t>(batch) * length * channels > (10 << 20) ? 4 : 30;
+  Json figures;
+  figures["forward_ms"] = 1e3 * device_seconds([&] { return scan(in); }, repeats);
+  const auto both = [&] {
+    auto [values, gradients] = mx::vjp(scan, in, {gy});
+    gradients.push_back(values[0]);
+    return gradients;
+  };
+  figures["forward_backward_ms"] = 1e3 * device_seconds(both, repeats);
+  mx::clear_cache();
+  mx::reset_peak_memory();
+  mx::eval(both());
+  figures["forward_backward_peak_mb"] = static_cast<double>(mx::get_peak_memory()) / 1e6;
+  return figures;
+}
+
+models::Config shape_130m() {
+  return {.vocab_size = 50280, .d_model = 768, .n_layer = 24};
+}
+
+models::MambaLM random_model(const models::Config& config, mx::Dtype dtype) {
+  models::MambaLM model(config);
+  models::initialize(model, 1);
+  model.visit("", [&](const std::string& path, mx::array& value) {
+    const bool small =
+        value.ndim() < 2 || path.find("A_log") != std::string::npos || path.find("conv1d") != std::string::npos;
+    if (!small) {
+      value = mx::astype(value, dtype);
+    }
+    value.eval();
+  });
+  model.prepare();
+  return model;
+}
+
+Json prompt_figures(mx::Dtype dtype, int length) {
+  const models::MambaLM model = random_model(shape_130m(), dtype);
+  const mx::array tokens = mx::astype(mx::random::randint(0, 50000, {1, length}), mx::int32);
+  mx::eval(tokens);
+  std::vector<double> times;
+  for (int i = 0; i < 6; ++i) {
+    models::State state = model.initial_state(1);
+    mx::synchronize();
+    const auto start = Clock::now();
+    mx::eval(model.prefill(tokens, state));
+    times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  return {{"tokens_per_second", length / times[2]}, {"peak_mb", static_cast<double>(mx::get_peak_memory()) / 1e6}};
+}
+
+Json generation_figures(mx::Dtype dtype, int batch) {
+  const models::MambaLM model = random_model(shape_130m(), dtype);
+  std::vector<generate::Request> requests(static_cast<size_t>(batch));
+  for (generate::Request& request : requests) {
+    request.prompt.assign(100, 17);
+    request.max_tokens = 100;
+    request.sampling.temperature = 0;
+    request.ignore_eos = true;
+  }
+  generate::Timings timings;
+  for (int i = 0; i < 2; ++i) {
+    timings = {};
+    generate::generate(model, nullptr, requests, {}, &timings, batch);
+  }
+  return {{"tokens_per_second", static_cast<double>(timings.generated_tokens) / timings.generation_seconds}};
+}
+
+Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
+  models::MambaLM model(shape_130m());
+  models::initialize(model, 1);
+  const train::Trainable trainable = [&](const nn::ParameterVisitor& visitor) { model.visit("", visitor); };
+  train::Optimizer optimizer(trainable, {.compute_dtype = dtype});
+  const mx::array ids = mx::astype(mx::random::randint(0, 50280, {batch, length + 1}), mx::int32);
+  const train::Batch example{.tokens = mx::contiguous(mx::slice(ids, {0, 0}, {batch, length})),
+                             .targets = mx::contiguous(mx::slice(ids, {0, 1}, {batch, length + 1})),
+                             .resets = std::nullopt,
+                             .target_count = int64_t{batch} * length};
+  mx::eval(example.tokens, example.targets);
+  std::vector<double> times;
+  double loss = 0;
+  for (int step = 0; step < 6; ++step) {
+    if (step == 2) {
+      mx::reset_peak_memory();
+    }
+    mx::synchronize();
+    const auto start = Clock::now();
+    train::Gradients g = train::loss_and_gradients(model, trainable, example, model.initial_state(batch),
+                                                   static_cast<double>(batch) * length, recompute);
+    const mx::array norm = ops::global_norm(g.values);
+    const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(1.0f), mx::add(norm, mx::array(1e-6f))));
+    optimizer.step(trainable, std::move(g.values), 1e-4, scale);
+    loss = g.loss.item<float>();
+    mx::synchronize();
+    times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  return {{"tokens_per_second", batch * length / times[2]},
+          {"peak_gib", static_cast<double>(mx::get_peak_memory()) / double(1 << 30)},
+          {"loss", loss}};
+}
+
+}  // namespace
+
+Json benchmarks(const std::string& filter) {
+  Json table = Json::object();
+  const auto add = [&](const std::string& name, const std::function<Json()>& run) {
+    if (name.find(filter) == std::string::npos) {
+      return;
+    }
+    try {
+      table[name] = run();
+    } catch (const std::exception& failure) {
+      table[name] = {{"failure", failure.what()}};
+    }
+    fmt::print(stderr, "{} {}\n", name, table[name].dump());
+    mx::clear_cache();
+  };
+  add("scan B8 L2048 D4096 float32", [] { return scan_figures(8, 2048, 4096, mx::float32); });
+  add("scan B8 L2048 D4096 bfloat16", [] { return scan_figures(8, 2048, 4096, mx::bfloat16); });
+  add("scan B1 L2048 D1536 float32", [] { return scan_figures(1, 2048, 1536, mx::float32); });
+  add("scan B8 L512 D1536 float32", [] { return scan_figures(8, 512, 1536, mx::float32); });
+  add("scan B1 L65536 D1536 bfloat16", [] { return scan_figures(1, 65536, 1536, mx::bfloat16); });
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    const std::string name = dtype == mx::float32 ? "float32" : "bfloat16";
+    add("prompt 130m 2048 " + name, [=] { return prompt_figures(dtype, 2048); });
+    add("generation 130m batch 1 " + name, [=] { return generation_figures(dtype, 1); });
+    add("generation 130m batch 64 " + name, [=] { return generation_figures(dtype, 64); });
+    add("training 130m 8 x 1024 " + name, [=] { return training_figures(dtype, 8, 1024, false); });
+  }
+  add("training 130m 1 x 262144 bfloat16 recompute", [] { return training_figures(mx::bfloat16, 1, 262144, true); });
+  return table;
+}
+
+}  // namespace mamba::gpu_report

@@ -1,0 +1,319 @@
+#include <fmt/format.h>
+#include <mlx/ops.h>
+#include <mlx/random.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include "mamba/models/initialize.h"
+#include "mamba/ops/causal_conv1d/causal_conv1d.h"
+#include "mamba/ops/linear/linear.h"
+#include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "mamba/ops/rms_norm/rms_norm.h"
+#include "mamba/ops/selective_scan/selective_scan.h"
+#include "report.h"
+
+namespace mamba::gpu_report {
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Arrays = std::vector<mx::array>;
+using Function = std::function<Arrays(const Arrays& in, mx::Device device)>;
+
+mx::array normal(const mx::Shape& shape, uint64_t seed, float scale = 1.0f, float mean = 0.0f,
+                 mx::Dtype dtype = mx::float32) {
+  const mx::Device cpu = mx::Device::cpu;
+  mx::array a = mx::astype(mx::random::normal(shape, mx::float32, mean, scale, mx::random::key(seed), cpu), dtype, cpu);
+  a.eval();
+  return a;
+}
+
+// Values, then gradients of the sum of outputs times fixed random numbers.
+Arrays values_and_gradients(const Function& f, const Arrays& in, mx::Device device) {
+  Arrays cotangents;
+  const auto on_device = [&](const Arrays& values) { return f(values, device); };
+  Arrays outputs = on_device(in);
+  mx::eval(outputs);
+  uint64_t seed = 99;
+  for (const mx::array& out : outputs) {
+    cotangents.push_back(normal(out.shape(), ++seed, 1.0f, 0.0f, out.dtype()));
+  }
+  auto [all, gradients] = mx::vjp(on_device, in, cotangents);
+  all.insert(all.end(), gradients.begin(), gradients.end());
+  mx::eval(all);
+  // Values without gradients may come from other kernels.
+  all.insert(all.end(), outputs.begin(), outputs.end());
+  return all;
+}
+
+// The largest difference of any array, relative to the number or the array's root mean square.
+double worst_error(const Arrays& got, const Arrays& want) {
+  const mx::Device cpu = mx::Device::cpu;
+  double worst = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (want[i].size() == 0) {
+      continue;
+    }
+    const mx::array w = mx::astype(want[i], mx::float32, cpu);
+    const mx::array g = mx::astype(got[i], mx::float32, cpu);
+    const mx::array rms = mx::sqrt(mx::mean(mx::square(w, cpu), cpu), cpu);
+    const mx::array scale = mx::add(mx::maximum(mx::abs(w, cpu), rms, cpu), mx::array(1e-20f), cpu);
+    mx::array error = mx::max(mx::divide(mx::abs(mx::subtract(g, w, cpu), cpu), scale, cpu), cpu);
+    const double value = error.item<float>();
+    worst = std::isfinite(value) ? std::max(worst, value) : INFINITY;
+  }
+  return worst;
+}
+
+class Table {
+ public:
+  explicit Table(std::string filter) : filter_(std::move(filter)) {}
+
+  void add(const std::string& name, double bound, const Function& f, const Arrays& in) {
+    if (name.find(filter_) == std::string::npos) {
+      return;
+    }
+    Json entry = {{"bound", bound}};
+    try {
+      const Arrays want = values_and_gradients(f, in, mx::Device::cpu);
+      const Arrays got = values_and_gradients(f, in, mx::Device::gpu);
+      const Arrays again = values_and_gradients(f, in, mx::Device::gpu);
+      const double error = worst_error(got, want);
+      const double repeat = worst_error(again, got);
+      entry["error"] = std::isfinite(error) ? Json(error) : Json("not finite");
+      entry["same_bits_again"] = repeat == 0;
+      entry["ok"] = error <= bound;
+    } catch (const std::exception& failure) {
+      entry["ok"] = false;
+      entry["failure"] = std::string(failure.what()).substr(0, 2000);
+    }
+    fmt::print(stderr, "{} {}\n", name, entry.dump());
+    entries_[name] = std::move(entry);
+  }
+
+  Json take() { return std::move(entries_); }
+
+ private:
+  std::string filter_;
+  Json entries_ = Json::object();
+};
+
+// Half a step of the dtype where results are rounded to it, twice for where the two sides round apart.
+double bound_of(mx::Dtype dtype, double float_bound) {
+  return float_bound + (dtype == mx::bfloat16 ? 0x1p-7 : dtype == mx::float16 ? 0x1p-10 : 0.0);
+}
+
+const char* name_of(mx::Dtype dtype) {
+  return dtype == mx::bfloat16 ? "bfloat16" : dtype == mx::float16 ? "float16" : "float32";
+}
+
+void add_scans(Table& table) {
+  struct Case {
+    int batch, length, channels, states;
+    mx::Dtype dtype;
+    bool packed;
+  };
+  const std::vector<Case> cases = {
+      {1, 1, 1, 1, mx::float32, false},      {2, 7, 3, 16, mx::float32, true},
+      {1, 100, 70, 16, mx::float32, true},   {3, 333, 130, 16, mx::float32, true},
+      {1, 2049, 257, 16, mx::float32, true}, {8, 65, 3100, 16, mx::float32, true},
+      {2, 190, 33, 5, mx::float32, true},    {2, 129, 65, 8, mx::float32, false},
+      {2, 70, 40, 32, mx::float32, true},    {1, 77, 33, 64, mx::float32, true},
+      {1, 51, 9, 128, mx::float32, true},    {1, 35, 17, 256, mx::float32, true},
+      {2, 555, 96, 16, mx::bfloat16, true},  {8, 130, 3100, 16, mx::bfloat16, false},
+      {2, 555, 96, 16, mx::float16, true},   {1, 1, 1536, 16, mx::float32, false},
+  };
+  for (const Case& c : cases) {
+    const mx::Shape wide = {c.batch, c.length, c.channels};
+    const mx::Shape narrow = {c.batch, c.length, c.states};
+    mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, 3)), mx::Device::cpu);
+    A.eval();
+    const Arrays in = {normal(wide, 1, 1.0f, 0.0f, c.dtype),
+                       normal(wide, 2, 1.5f, -1.0f, c.dtype),
+                       A,
+                       normal(narrow, 4, 1.0f, 0.0f, c.dtype),
+                       normal(narrow, 5, 1.0f, 0.0f, c.dtype),
+                       normal({c.channels}, 6),
+                       normal(wide, 7, 2.0f, 0.0f, c.dtype),
+                       normal({c.channels}, 8, 0.5f),
+                       normal({c.batch, c.channels, c.states}, 9)};
+    std::vector<int32_t> spans;
+    std::vector<uint8_t> resets(static_cast<size_t>(c.batch * c.length), 0);
+    for (int b = 0; b < c.batch; ++b) {
+      spans.push_back(b % 2 == 0 ? 0 : c.length / 3);
+      spans.push_back(b % 3 == 1 ? c.length - c.length / 4 : c.length);
+      for (int t = b; t < c.length; t += 37) {
+        resets[static_cast<size_t>(b * c.length + t)] = 1;
+      }
+    }
+    const mx::array span_array(spans.begin(), {c.batch, 2}, mx::int32);
+    const mx::array reset_array(resets.begin(), {c.batch, c.length}, mx::uint8);
+    const Function scan = [=](const Arrays& a, mx::Device device) -> Arrays {
+      ops::SelectiveScanInputs inputs = {.u = a[0],
+                                         .delta = a[1],
+                                         .A = a[2],
+                                         .B = a[3],
+                                         .C = a[4],
+                                         .D = a[5],
+                                         .z = a[6],
+                                         .delta_bias = a[7],
+                                         .initial_state = a[8]};
+      if (c.packed) {
+        inputs.spans = span_array;
+        inputs.resets = reset_array;
+      }
+      const auto out = ops::selective_scan(inputs, device);
+      return {out.y, out.state};
+    };
+    table.add(fmt::format("selective_scan B{} L{} D{} N{} {}{}", c.batch, c.length, c.channels, c.states,
+                          name_of(c.dtype), c.packed ? " packed" : ""),
+              bound_of(c.dtype, 5e-5), scan, in);
+  }
+  const Function step = [](const Arrays& a, mx::Device device) -> Arrays {
+    const auto out = ops::selective_scan_step({.u = a[0],
+                                               .delta = a[1],
+                                               .A = a[2],
+                                               .B = a[3],
+                                               .C = a[4],
+                                               .D = a[5],
+                                               .z = a[6],
+                                               .delta_bias = a[7],
+                                               .initial_state = a[8]},
+                                              device);
+    return {out.y, out.state};
+  };
+  for (const int states : {16, 5, 100}) {
+    table.add(fmt::format("selective_scan_step N{}", states), 2e-5, step,
+              {normal({3, 77}, 1), normal({3, 77}, 2), mx::negative(mx::exp(normal({77, states}, 3)), mx::Device::cpu),
+               normal({3, states}, 4), normal({3, states}, 5), normal({77}, 6), normal({3, 77}, 7), normal({77}, 8),
+               normal({3, 77, states}, 9)});
+  }
+}
+
+void add_convolutions(Table& table) {
+  struct Case {
+    int batch, length, channels, taps;
+    mx::Dtype dtype;
+  };
+  for (const Case& c : std::vector<Case>{{1, 1, 1, 4, mx::float32},
+                                         {2, 15, 130, 4, mx::float32},
+                                         {3, 300, 257, 4, mx::float32},
+                                         {1, 1000, 64, 3, mx::float32},
+                                         {2, 33, 40, 2, mx::float32},
+                                         {1, 40, 40, 1, mx::float32},
+                                         {2, 77, 96, 4, mx::bfloat16},
+                                         {2, 77, 96, 4, mx::float16}}) {
+    std::vector<int32_t> spans;
+    std::vector<uint8_t> resets(static_cast<size_t>(c.batch * c.length), 0);
+    for (int b = 0; b < c.batch; ++b) {
+      spans.insert(spans.end(), {b == 1 ? c.length / 3 : 0, b == 2 ? c.length / 2 : c.length});
+      for (int t = b; t < c.length; t += 19) {
+        resets[static_cast<size_t>(b * c.length + t)] = 1;
+      }
+    }
+    const mx::array span_array(spans.begin(), {c.batch, 2}, mx::int32);
+    const mx::array reset_array(resets.begin(), {c.batch, c.length}, mx::uint8);
+    const Function conv = [=](const Arrays& a, mx::Device device) -> Arrays {
+      const auto out = ops::causal_conv1d(
+          {.x = a[0], .weight = a[1], .bias = a[2], .initial_state = a[3], .spans = span_array, .resets = reset_array},
+          device);
+      return {out.y, out.state};
+    };
+    table.add(fmt::format("causal_conv1d B{} L{} D{} K{} {}", c.batch, c.length, c.channels, c.taps, name_of(c.dtype)),
+              bound_of(c.dtype, 2e-5), conv,
+              {normal({c.batch, c.length, c.channels}, 1, 1.0f, 0.0f, c.dtype), normal({c.channels, c.taps}, 2),
+               normal({c.channels}, 3), normal({c.batch, c.taps - 1, c.channels}, 4, 1.0f, 0.0f, c.dtype)});
+  }
+  const Function step = [](const Arrays& a, mx::Device device) -> Arrays {
+    const auto out = ops::causal_conv1d_step({.x = a[0], .weight = a[1], .bias = a[2], .initial_state = a[3]}, device);
+    return {out.y, out.state};
+  };
+  table.add("causal_conv1d_step", 2e-5, step,
+            {normal({3, 150}, 1), normal({150, 4}, 2), normal({150}, 3), normal({3, 3, 150}, 4)});
+}
+
+void add_norms_and_products(Table& table) {
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+    for (const int width : {1, 100, 768, 2560}) {
+      const Function norm = [](const Arrays& a, mx::Device device) -> Arrays {
+        const auto out = ops::rms_norm_add(a[0], a[1], a[2], 1e-5f, mx::float32, device);
+        return {out.first, out.second, ops::rms_norm(a[0], a[2], 1e-5f, device)};
+      };
+      table.add(fmt::format("rms_norm_add D{} {}", width, name_of(dtype)), bound_of(dtype, 5e-5), norm,
+                {normal({3, 211, width}, 1, 1.0f, 0.3f, dtype), normal({3, 211, width}, 2), normal({width}, 3)});
+    }
+  }
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    for (const int rows : {1, 3, 40}) {
+      const std::vector<int32_t> spans = {0, rows, rows / 2, rows};
+      const mx::array span_array(spans.begin(), {2, 2}, mx::int32);
+      const Function linear = [=](const Arrays& a, mx::Device device) -> Arrays {
+        ops::LinearOptions options;
+        options.spans = span_array;
+        ops::LinearOptions wide;
+        wide.out_dtype = mx::float32;
+        return {ops::linear(a[0], a[1], a[2], options, device), ops::linear(a[0], a[1], {}, wide, device)};
+      };
+      // MLX's float32 products are TF32 on such GPUs, unless MLX_ENABLE_TF32=0: 10 bits.
+      table.add(fmt::format("linear L{} {}", rows, name_of(dtype)), dtype == mx::float32 ? 4e-3 : 0x1p-6, linear,
+                {normal({2, rows, 48}, 1, 1.0f, 0.0f, dtype), normal({130, 48}, 2, 0.2f, 0.0f, dtype),
+                 normal({130}, 3, 1.0f, 0.0f, dtype)});
+    }
+    std::vector<int32_t> targets(1500);
+    for (size_t i = 0; i < targets.size(); ++i) {
+      targets[i] = i % 11 == 3 ? -100 : static_cast<int32_t>(i * 7919 % 997);
+    }
+    const mx::array target_array(targets.begin(), {1500}, mx::int32);
+    const Function loss = [=](const Arrays& a, mx::Device device) -> Arrays {
+      return {ops::linear_cross_entropy(a[0], a[1], target_array, {}, device)};
+    };
+    table.add(fmt::format("linear_cross_entropy {}", name_of(dtype)), dtype == mx::float32 ? 4e-3 : 0x1p-6, loss,
+              {normal({1500, 64}, 1, 1.0f, 0.0f, dtype), normal({997, 64}, 2, 0.3f, 0.0f, dtype)});
+  }
+}
+
+void add_model(Table& table) {
+  for (const int length : {1, 77, 300}) {
+    models::Config config{.vocab_size = 517, .d_model = 96, .n_layer = 3};
+    const auto model = std::make_shared<models::MambaLM>(config);
+    models::initialize(*model, 5);
+    for (mx::array& a : nn::parameter_list(*model)) {
+      a.eval();
+    }
+    std::vector<int32_t> ids(static_cast<size_t>(2 * length));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = static_cast<int32_t>(i * 7919 % 517);
+    }
+    const mx::array tokens(ids.begin(), {2, length}, mx::int32);
+    const Function logits = [=](const Arrays& a, mx::Device device) -> Arrays {
+      mx::set_default_device(device);
+      models::MambaLM copy = *model;
+      nn::set_parameter_list(copy, a);
+      auto [hidden, state] = copy.hidden(tokens, copy.initial_state(2));
+      Arrays out = {copy.logits(hidden)};
+      for (const mx::array& s : state.arrays()) {
+        out.push_back(s);
+      }
+      return out;
+    };
+    table.add(fmt::format("model L{}", length), 2e-2, logits, nn::parameter_list(*model));
+  }
+}
+
+}  // namespace
+
+Json equality(const std::string& filter) {
+  Table table(filter);
+  add_scans(table);
+  add_convolutions(table);
+  add_norms_and_products(table);
+  add_model(table);
+  mx::set_default_device(mx::Device::gpu);
+  return table.take();
+}
+
+}  // namespace mamba::gpu_report
