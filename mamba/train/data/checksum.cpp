@@ -47,7 +47,7 @@ uint64_t hash_bytes(const void* data, size_t size, uint64_t seed) {
   return out;
 }
 
-std::string fingerprint(std::string_view text) {
+std::string fingerprint_of(std::string_view text) {
   return fmt::format("{:016x}{:016x}", hash_bytes(text.data(), text.size(), 1),
                      hash_bytes(text.data(), text.size(), 0x5851f42d4c957f2du));
 }

@@ -13,7 +13,7 @@ namespace mamba::train {
 uint64_t hash_bytes(const void* data, size_t size, uint64_t seed = 0);
 
 // 32 hexadecimal digits.
-std::string fingerprint(std::string_view text);
+std::string fingerprint_of(std::string_view text);
 
 // The hash of a file from those of its blocks, so that it can be computed on the way and on all cores.
 class BlockChecksum {

@@ -4,6 +4,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/file.h"
+#include "mamba/train/data/checksum.h"
 #include "mamba/train/data/sources.h"
 #include "mamba/train/data/token_file.h"
 #include "mamba/train/data/tokenize.h"
@@ -41,6 +42,8 @@ std::shared_ptr<const Dataset> Dataset::from_tokens(std::vector<int32_t> tokens,
   }
   dataset->stream_.append(view, DocumentStarts::regular(1, view.size()));
   dataset->has_documents_ = false;
+  const std::vector<int32_t>& held = dataset->storage_->tokens.back();
+  dataset->fingerprint_ = fingerprint_of({reinterpret_cast<const char*>(held.data()), held.size() * sizeof(int32_t)});
   dataset->statistics_.documents = 1;
   dataset->statistics_.tokens = view.size();
   return dataset;
@@ -53,6 +56,7 @@ std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths,
   const std::vector<Source> sources = find_sources(paths);
   const std::shared_ptr<Dataset> dataset(new Dataset);
   std::vector<Source> texts;
+  std::string content;
   for (const Source& source : sources) {
     dataset->statistics_.bytes += static_cast<int64_t>(source.size);
     if (source.kind == SourceKind::kText || source.kind == SourceKind::kJsonLines) {
@@ -66,6 +70,7 @@ std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths,
     check(cache.counts().largest_id < options.vocab_size,
           "{}: the tokenizer gives id {} for this data, outside the model's vocabulary of {}: it is another model's",
           options.tokenizer.string(), cache.counts().largest_id, options.vocab_size);
+    content += cache.content();
     dataset->stream_.append(cache.documents().tokens, DocumentStarts::listed(cache.documents().starts));
     dataset->examples_ = Examples(cache.examples().tokens, cache.examples().starts, cache.examples().mask);
   }
@@ -75,8 +80,10 @@ std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths,
           dataset->storage_->files.emplace_back(open_token_file(source, options.vocab_size, options.progress));
       dataset->stream_.append(file.tokens, DocumentStarts::regular(file.rows, file.tokens.size() / file.rows));
       dataset->has_documents_ = sources.size() > 1 || !file.is_stream;
+      content += fmt::format(" {:016x}", BlockChecksum::of(file.file));
     }
   }
+  dataset->fingerprint_ = fingerprint_of(content);
   dataset->statistics_.files = static_cast<int64_t>(sources.size());
   dataset->statistics_.documents = dataset->stream_.document_count();
   dataset->statistics_.examples = dataset->examples_.count();

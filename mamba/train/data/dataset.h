@@ -52,6 +52,8 @@ class Dataset {
   bool has_documents() const { return has_documents_; }
   const Examples& examples() const { return examples_; }
   const DatasetStatistics& statistics() const { return statistics_; }
+  // 32 hexadecimal digits that change with any token, document or mark: a resumed run must see the data that it saw.
+  const std::string& fingerprint() const { return fingerprint_; }
 
  private:
   Dataset();
@@ -62,6 +64,7 @@ class Dataset {
   Examples examples_;
   bool has_documents_ = true;
   DatasetStatistics statistics_;
+  std::string fingerprint_;
 };
 
 }  // namespace mamba::train

@@ -70,6 +70,21 @@ TEST_F(DatasetTest, TextComesFirstThenTokens) {
   EXPECT_EQ(last, (std::vector<int32_t>{7, 8, 9}));
 }
 
+TEST_F(DatasetTest, TheFingerprintTellsDataApart) {
+  write_file(folder_ / "a.txt", "To be");
+  write_file(folder_ / "b.bin", bytes_of(std::vector<uint16_t>{1, 2, 3}));
+  const std::string both = open({folder_ / "a.txt", folder_ / "b.bin"})->fingerprint();
+  EXPECT_EQ(both.size(), 32u);
+  EXPECT_EQ(open({folder_ / "a.txt", folder_ / "b.bin"})->fingerprint(), both);
+  EXPECT_NE(open({folder_ / "a.txt"})->fingerprint(), both);
+  write_file(folder_ / "b.bin", bytes_of(std::vector<uint16_t>{1, 2, 4}));
+  const std::string other = open({folder_ / "a.txt", folder_ / "b.bin"})->fingerprint();
+  EXPECT_NE(other, both);
+  write_file(folder_ / "a.txt", "To bf");
+  EXPECT_NE(open({folder_ / "a.txt", folder_ / "b.bin"})->fingerprint(), other);
+  EXPECT_NE(Dataset::from_tokens({1, 2}, 5)->fingerprint(), Dataset::from_tokens({1, 3}, 5)->fingerprint());
+}
+
 TEST_F(DatasetTest, TextThatTheModelCannotTakeIsRefused) {
   write_file(folder_ / "a.txt", "To be or not to be, that is the question.");
   EXPECT_THAT(message_of([&] { open({folder_ / "a.txt"}, 100); }), HasSubstr("outside the model's vocabulary of 100"));

@@ -42,6 +42,8 @@ class TokenCache {
   const Column& documents() const { return documents_; }
   const Column& examples() const { return examples_; }
   const TokenCounts& counts() const { return counts_; }
+  // The same for the same tokens, documents and marks, however they came about.
+  const std::string& content() const { return content_; }
 
  private:
   TokenCache() = default;
@@ -50,6 +52,7 @@ class TokenCache {
   Column documents_;
   Column examples_;
   TokenCounts counts_;
+  std::string content_;
 };
 
 // Writes a cache as it grows. Nothing is in place before commit(); without it, nothing stays. Not thread-safe.

@@ -133,14 +133,14 @@ std::string identity_of(std::span<const Source> sources, const fs::path& tokeniz
   for (const char* name : {"", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
     const fs::path path = *name == '\0' ? tokenizer : tokenizer.parent_path() / name;
     std::error_code error;
-    text += fs::exists(path, error) ? fingerprint(read_file(path)) : "none";
+    text += fs::exists(path, error) ? fingerprint_of(read_file(path)) : "none";
     text += '\n';
   }
   for (const Source& source : sources) {
     text += fmt::format("{} {} {} {}\n", fs::absolute(source.path).lexically_normal().string(), source.size,
                         source.modified, source.changed);
   }
-  return fingerprint(text);
+  return fingerprint_of(text);
 }
 
 }  // namespace
