@@ -9,6 +9,7 @@
 #include "apps/mlx-mamba/console.h"
 #include "apps/mlx-mamba/help.h"
 #include "mamba/base/error.h"
+#include "mamba/base/memory.h"
 
 namespace mamba::cli {
 
@@ -88,6 +89,7 @@ int fail(const std::string& message, int code) noexcept {
 
 int main(int argc, char** argv) {
   using namespace mamba::cli;  // NOLINT(google-build-using-namespace)
+  mamba::keep_freed_memory();
   start_console();
   try {
     return run({argv + (argc > 0 ? 1 : 0), argv + argc});

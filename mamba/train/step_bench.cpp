@@ -21,6 +21,7 @@ namespace mx = mlx::core;
 
 int main(int argc, char** argv) {
   using namespace mamba;  // NOLINT(google-build-using-namespace)
+  keep_freed_memory();
   const auto argument = [&](int i, int fallback) { return argc > i ? std::atoi(argv[i]) : fallback; };
   const bool narrow = argc > 1 && std::string(argv[1]) == "bfloat16";
   const int batch = argument(2, 1);
