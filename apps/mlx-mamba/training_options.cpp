@@ -77,6 +77,10 @@ void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defau
   real("beta2", "B", 0, 0.999999999, "of AdamW (default: 0.95)");
   real("eps", "E", 0, 1, "of AdamW (default: 1e-8)");
   real("grad_clip", "N", 0, 1e30, "largest norm of all gradients together; 0: no limit (default: 1)");
+  table.group("Regularisation");
+  real("dropout", "P", 0, 0.99, "part of the embeddings and of each block's output that is left out (default: 0)");
+  real("average", "D", 0, 0.9999999,
+       "evaluate and save an average of the weights over the steps, with this decay, such as 0.998 (default: 0, none)");
   table.group("Computation");
   choice("dtype", "TYPE", {"float32", "bfloat16"},
          "float32, or bfloat16 for large weights and activations with float32 masters (default: float32)");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
+#include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 
@@ -105,7 +106,7 @@ BlockStream run_block(const Block& block, const std::optional<DerivedParameters>
       ops::rms_norm_add(in.x, in.residual, block.norm.weight, block.norm.eps, options.residual_dtype, s);
   LayerState state = in.state;
   const mx::array x = mix(block.mixer, derived ? *derived : derive(block.mixer, s), y, state, options, s);
-  return {.x = x, .residual = sum, .state = state};
+  return {.x = ops::dropout(x, options.dropout.rate, options.dropout.seed, s), .residual = sum, .state = state};
 }
 
 BlockStream run_block_recomputed(const Block& block, const std::optional<DerivedParameters>& derived,

@@ -4,6 +4,7 @@
 #include <mlx/array.h>
 #include <mlx/utils.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -49,11 +50,18 @@ struct BlockStream {
   LayerState state;                          // before the block: that of the text so far; after it: with this text
 };
 
+// Dropout of what each block gives, for training: ops/dropout/dropout.h.
+struct Dropout {
+  double rate = 0;
+  uint64_t seed = 0;
+};
+
 // What all blocks of a model are told.
 struct BlockOptions {
   mlx::core::Dtype residual_dtype = mlx::core::float32;
   std::optional<mlx::core::array> spans = {};   // (B, 2) int32
   std::optional<mlx::core::array> resets = {};  // (B, L) uint8
+  Dropout dropout = {};
 };
 
 // residual + x -> norm -> mixer. `derived`: the mixer's, where they are at hand.

@@ -9,6 +9,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 
@@ -137,12 +138,16 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
     check_spans(*options.spans, embeddings.shape(0), embeddings.shape(1));
   }
   const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
-  const BlockOptions block_options{
+  const Dropout& dropout = options.dropout;
+  BlockOptions block_options{
       .residual_dtype = residual_dtype, .spans = to_array(options.spans), .resets = options.resets};
   const auto run = options.recompute ? run_block_recomputed : run_block;
   State next = state;
-  BlockStream stream{.x = embeddings, .residual = std::nullopt, .state = state.layers.front()};
+  BlockStream stream{.x = ops::dropout(embeddings, dropout.rate, dropout.seed, s),
+                     .residual = std::nullopt,
+                     .state = state.layers.front()};
   for (size_t i = 0; i < layers_.size(); ++i) {
+    block_options.dropout = {dropout.rate, dropout.seed + i + 1};
     stream.state = state.layers[i];
     stream = run(layers_[i], derived_.empty() ? std::nullopt : std::optional(derived_[i]), stream, block_options, s);
     next.layers[i] = stream.state;

@@ -24,10 +24,12 @@ mx::array embedded(const models::MambaLM& model, const mx::array& tokens) {
 }
 
 std::pair<mx::array, models::State> summed_loss(const models::MambaLM& model, const mx::array& embeddings,
-                                                const Batch& batch, const models::State& state, bool recompute) {
+                                                const Batch& batch, const models::State& state,
+                                                const ObjectiveOptions& objective) {
   models::ForwardOptions options;
   options.resets = batch.resets;
-  options.recompute = recompute;
+  options.recompute = objective.recompute;
+  options.dropout = objective.dropout;
   auto [hidden, next] = model.hidden_of(embeddings, state, options);
   const mx::array losses =
       ops::linear_cross_entropy(hidden, model.output_weight(), batch.targets, {.ignore_index = kIgnored});
@@ -50,7 +52,7 @@ int embeddings_index(const Trainable& trainable) {
 }  // namespace
 
 Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable, const Batch& batch,
-                             const models::State& state, double divisor, bool recompute) {
+                             const models::State& state, double divisor, const ObjectiveOptions& options) {
   const std::vector<mx::array> parameters = arrays_of(trainable);
   check(!parameters.empty(), "[loss_and_gradients] nothing is trainable");
   const int embeddings = embeddings_index(trainable);
@@ -68,7 +70,7 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
   }
   const auto loss = [&](const std::vector<mx::array>& in) {
     put_arrays(trainable, {in.begin(), in.end() - 1});
-    auto [sum, after] = summed_loss(model, in.back(), batch, state, recompute);
+    auto [sum, after] = summed_loss(model, in.back(), batch, state, options);
     std::vector<mx::array> out = {mx::multiply(sum, mx::array(static_cast<float>(1.0 / divisor)))};
     for (const mx::array& a : after.arrays()) {
       out.push_back(mx::stop_gradient(a));
@@ -101,7 +103,7 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
 
 std::pair<mx::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,
                                              const models::State& state) {
-  return summed_loss(model, embedded(model, batch.tokens), batch, state, false);
+  return summed_loss(model, embedded(model, batch.tokens), batch, state, {});
 }
 
 }  // namespace mamba::train

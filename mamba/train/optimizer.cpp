@@ -3,6 +3,7 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "mamba/base/error.h"
@@ -38,7 +39,10 @@ Optimizer::Optimizer(const Trainable& trainable, const OptimizerOptions& options
   std::vector<mx::array> made;
   trainable([&](const std::string& path, mx::array& value) {
     const mx::array master = mx::astype(value, mx::float32);
-    Slot slot{path, own_zeros(master), own_zeros(master), std::nullopt};
+    Slot slot{path, own_zeros(master), own_zeros(master), std::nullopt, std::nullopt};
+    if (options_.average_decay > 0) {
+      slot.average = master;
+    }
     const bool rounded = options_.compute_dtype != mx::float32 && !models::keeps_precision(path) && !is_adapter(path);
     value = master;
     if (rounded) {
@@ -61,6 +65,8 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
                             .beta2 = options_.beta2,
                             .eps = options_.eps,
                             .step = steps_};
+  const auto done = static_cast<double>(steps_);
+  options.average_decay = std::min(options_.average_decay, (1 + done) / (10 + done));
   size_t next = 0;
   std::vector<mx::array> results;
   trainable([&](const std::string& path, mx::array& value) {
@@ -73,11 +79,16 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
                                         .gradient = std::exchange(gradients[next], nn::unset()),
                                         .m = std::exchange(slot.m, nn::unset()),
                                         .v = std::exchange(slot.v, nn::unset()),
+                                        .average = std::exchange(slot.average, std::nullopt),
                                         .gradient_scale = gradient_scale},
                                        options);
     results.insert(results.end(), {out.parameter, out.m, out.v});
     slot.m = std::move(out.m);
     slot.v = std::move(out.v);
+    slot.average = std::move(out.average);
+    if (slot.average) {
+      results.push_back(*slot.average);
+    }
     if (slot.master) {
       slot.master = std::move(out.parameter);
       value = std::move(*out.copy);
@@ -90,39 +101,70 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
   mx::eval(results);
 }
 
-nn::ParameterMap Optimizer::parameters(const Trainable& trainable) const {
+nn::ParameterMap Optimizer::result(const Trainable& trainable) const {
   nn::ParameterMap out;
   size_t next = 0;
   trainable([&](const std::string& path, mx::array& value) {
     const Slot& slot = slots_.at(next++);
-    out.insert_or_assign(path, slot.master.value_or(value));
+    out.insert_or_assign(path, slot.average.value_or(slot.master.value_or(value)));
   });
   return out;
 }
 
-nn::ParameterMap Optimizer::moments() const {
+nn::ParameterMap Optimizer::moments(const Trainable& trainable) const {
   nn::ParameterMap out;
-  for (const Slot& slot : slots_) {
-    out.insert_or_assign("m." + slot.path, slot.m);
-    out.insert_or_assign("v." + slot.path, slot.v);
-  }
+  size_t next = 0;
+  trainable([&](const std::string& path, mx::array& value) {
+    const Slot& slot = slots_.at(next++);
+    out.insert_or_assign("m." + path, slot.m);
+    out.insert_or_assign("v." + path, slot.v);
+    if (slot.average) {
+      out.insert_or_assign("p." + path, slot.master.value_or(value));
+    }
+  });
   return out;
 }
 
-void Optimizer::restore(const nn::ParameterMap& moments, int64_t steps) {
-  const auto take = [&](const std::string& name, mx::array& value) {
+Optimizer::Averaged::Averaged(const Optimizer& optimizer, const Trainable& trainable) : trainable_(trainable) {
+  size_t next = 0;
+  trainable([&](const std::string&, mx::array& value) {
+    const Slot& slot = optimizer.slots_.at(next++);
+    parameters_.push_back(value);
+    if (slot.average) {
+      value = mx::astype(*slot.average, value.dtype());
+    }
+  });
+}
+
+Optimizer::Averaged::~Averaged() {
+  put_arrays(trainable_, parameters_);
+}
+
+void Optimizer::restore(const Trainable& trainable, const nn::ParameterMap& moments, int64_t steps) {
+  const auto stored = [&](const std::string& name, const mx::array& like) {
     const auto found = moments.find(name);
     check(found != moments.end(), "the optimiser's state lacks {}", name);
-    check(found->second.shape() == value.shape() && found->second.dtype() == mx::float32,
-          "the optimiser's {} must be {} float32 but is {}", name, ops::shown(value.shape()),
+    check(found->second.shape() == like.shape() && found->second.dtype() == mx::float32,
+          "the optimiser's {} must be {} float32 but is {}", name, ops::shown(like.shape()),
           ops::shown(found->second.shape()));
-    value = mx::contiguous(found->second);
-    value.eval();
+    return found->second;
   };
-  for (Slot& slot : slots_) {
-    take("m." + slot.path, slot.m);
-    take("v." + slot.path, slot.v);
-  }
+  size_t next = 0;
+  std::vector<mx::array> made;
+  trainable([&](const std::string& path, mx::array& value) {
+    Slot& slot = slots_.at(next++);
+    slot.m = stored("m." + path, value);
+    slot.v = stored("v." + path, value);
+    if (slot.average) {
+      const mx::array parameter = stored("p." + path, value);
+      value = mx::astype(parameter, value.dtype());
+      if (slot.master) {
+        slot.master = parameter;
+      }
+      made.push_back(value);
+    }
+  });
+  mx::eval(made);
   steps_ = steps;
 }
 

@@ -19,6 +19,9 @@ struct OptimizerOptions {
   double beta2 = 0.95;
   double eps = 1e-8;
   double weight_decay = 0.1;
+  // Above 0, an average of the parameters is kept too: average = decay average + (1 - decay) parameter after each step,
+  // where the decay rises from 0 with the steps, (1 + t) / (10 + t) at most, so that the start is soon forgotten.
+  double average_decay = 0;
   // What large weights are computed in: with bfloat16 the model holds rounded copies and the optimiser the float32
   // masters, except for small tensors that keep their precision (models/checkpoint.h) and adapters.
   mlx::core::Dtype compute_dtype = mlx::core::float32;
@@ -38,21 +41,37 @@ class Optimizer {
 
   int64_t steps() const { return steps_; }
 
-  // The parameters in float32, by path.
-  nn::ParameterMap parameters(const Trainable& trainable) const;
+  // The result so far in float32, by path: the averages where they are kept, else the parameters.
+  nn::ParameterMap result(const Trainable& trainable) const;
 
-  // What a resumed run needs beside the parameters: "m.<path>" and "v.<path>".
-  nn::ParameterMap moments() const;
+  // Puts the averages, where they are kept, into the model for as long as the returned object lives.
+  class Averaged {
+   public:
+    Averaged(const Optimizer& optimizer, const Trainable& trainable);
+    ~Averaged();
+    Averaged(const Averaged&) = delete;
+    Averaged& operator=(const Averaged&) = delete;
 
-  // Goes on from what moments() gave after `steps` steps. Throws Error that names what is missing or misshapen.
-  void restore(const nn::ParameterMap& moments, int64_t steps);
+   private:
+    const Trainable& trainable_;
+    std::vector<mlx::core::array> parameters_;
+  };
+
+  // What a resumed run needs beside the result: "m.<path>", "v.<path>", and "p.<path>", the parameters, where the
+  // result is their average.
+  nn::ParameterMap moments(const Trainable& trainable) const;
+
+  // Goes on from result(), which the model holds, and from what moments() gave after `steps` steps. Throws Error that
+  // names what is missing or misshapen.
+  void restore(const Trainable& trainable, const nn::ParameterMap& moments, int64_t steps);
 
  private:
   struct Slot {
     std::string path;
     mlx::core::array m;
     mlx::core::array v;
-    std::optional<mlx::core::array> master;  // where the model holds a rounded copy
+    std::optional<mlx::core::array> master;   // where the model holds a rounded copy
+    std::optional<mlx::core::array> average;  // where one is kept
   };
 
   OptimizerOptions options_;

@@ -30,6 +30,8 @@ void each_field(Self& s, F&& f) {
   f("beta2", s.beta2);
   f("eps", s.eps);
   f("grad_clip", s.grad_clip);
+  f("dropout", s.dropout);
+  f("average", s.average);
   f("dtype", s.dtype);
   f("recompute", s.recompute);
   f("seed", s.seed);
@@ -81,6 +83,8 @@ void Settings::check_sense() const {
   within("--beta2", beta2, 0, 0.999999999);
   within("--eps", eps, 0, 1);
   within("--grad-clip", grad_clip, 0, 1e30);
+  within("--dropout", dropout, 0, 0.99);
+  within("--average", average, 0, 0.9999999);
   within("--min-lr-ratio", min_lr_ratio, 0, 1);
   within("--decay-ratio", decay_ratio, 0, 1);
   schedule_kind(schedule);
@@ -103,6 +107,7 @@ OptimizerOptions Settings::optimizer() const {
           .beta2 = beta2,
           .eps = eps,
           .weight_decay = weight_decay,
+          .average_decay = average,
           .compute_dtype = models::parse_dtype(dtype)};
 }
 

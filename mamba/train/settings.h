@@ -31,6 +31,10 @@ struct Settings {
   double eps = 1e-8;
   double grad_clip = 1;  // largest norm of all gradients together; 0: no limit
 
+  double dropout = 0;  // part of the embeddings and of each block's output that is left out
+  // Decay of an average of the parameters over the steps, which is what is evaluated and saved; 0: none is kept.
+  double average = 0;
+
   std::string dtype = "float32";  // of large weights and activations: float32 or bfloat16
   bool recompute = false;         // activations inside a block are computed again instead of kept
   uint64_t seed = 0;

@@ -11,6 +11,7 @@
 #include "mamba/base/memory.h"
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/train/checkpoint.h"
+#include "mamba/train/data/permutation.h"
 #include "mamba/train/evaluation.h"
 #include "mamba/train/objective.h"
 
@@ -64,7 +65,7 @@ Trainer::Trainer(models::MambaLM& model, Trainable trainable, Batches batches, s
       optimizer_(trainable_, settings.optimizer()) {
   if (directory) {
     TrainerState state = load_trainer_state(*directory);
-    optimizer_.restore(state.moments, state.step);
+    optimizer_.restore(trainable_, state.moments, state.step);
     step_ = state.step;
     best_loss_ = state.best_loss;
     best_step_ = state.best_step;
@@ -74,6 +75,12 @@ Trainer::Trainer(models::MambaLM& model, Trainable trainable, Batches batches, s
       carried_->check_fits(model_.config());
     }
   }
+}
+
+models::Dropout Trainer::dropout_at(size_t part) const {
+  // The model takes a seed for each block from here on.
+  const uint64_t place = static_cast<uint64_t>(step_ * settings_.grad_accum) + part;
+  return {settings_.dropout, mix_bits(settings_.seed ^ mix_bits(place + 1))};
 }
 
 Trainer::Work Trainer::take_step(double learning_rate) {
@@ -89,10 +96,11 @@ Trainer::Work Trainer::take_step(double learning_rate) {
   const int rows = parts.front().tokens.shape(0);
   std::vector<mx::array> sums;
   double loss = 0;
-  for (const Batch& part : parts) {
+  for (size_t g = 0; g < parts.size(); ++g) {
+    const Batch& part = parts[g];
     const bool continues = part.continues && carried_.has_value();
     Gradients got = loss_and_gradients(model_, trainable_, part, continues ? *carried_ : model_.initial_state(rows),
-                                       divisor, settings_.recompute);
+                                       divisor, {.recompute = settings_.recompute, .dropout = dropout_at(g)});
     if (sums.empty()) {
       sums = std::move(got.values);
     } else {
@@ -123,6 +131,7 @@ Trainer::Work Trainer::take_step(double learning_rate) {
 }
 
 double Trainer::evaluate() {
+  const Optimizer::Averaged averaged(optimizer_, trainable_);
   return held_out_loss(model_, *held_out_,
                        {.batch_size = settings_.batch_size,
                         .most_windows = settings_.eval_windows,
@@ -132,12 +141,12 @@ double Trainer::evaluate() {
 void Trainer::save(bool is_best) {
   // Without a held-out loss the newest is the best there is to name.
   folder_.save(step_, is_best || !held_out_, [&](const std::filesystem::path& directory) {
-    hooks_.save_model(directory, optimizer_.parameters(trainable_));
+    hooks_.save_model(directory, optimizer_.result(trainable_));
     save_trainer_state(directory, {.step = step_,
                                    .best_loss = best_loss_,
                                    .best_step = best_step_,
                                    .seconds = seconds_,
-                                   .moments = optimizer_.moments(),
+                                   .moments = optimizer_.moments(trainable_),
                                    .carried = carried_});
   });
   folder_.keep(settings_.keep);

@@ -66,6 +66,7 @@ class Trainer {
   };
 
   Work take_step(double learning_rate);
+  models::Dropout dropout_at(size_t part) const;
   double evaluate();
   void save(bool is_best);
   [[noreturn]] void fail_not_finite(const Work& work);

@@ -203,7 +203,7 @@ TEST(Optimizer, HoldsMastersInFloat32) {
     EXPECT_EQ(narrow, path.find("proj.weight") != std::string::npos || path.find("embeddings") != std::string::npos)
         << path;
   }
-  for (const auto& [path, value] : optimizer.parameters(all_of(model))) {
+  for (const auto& [path, value] : optimizer.result(all_of(model))) {
     EXPECT_EQ(value.dtype(), mx::float32);
     EXPECT_TRUE(mx::array_equal(value, before.at(path)).item<bool>()) << path;
   }
@@ -224,16 +224,65 @@ TEST(Optimizer, GoesOnFromItsMoments) {
   models::MambaLM resumed = tiny_model();
   nn::set_parameter_list(resumed, nn::parameter_list(straight));
   Optimizer second(all_of(resumed), {});
-  second.restore(first.moments(), 1);
+  second.restore(all_of(resumed), first.moments(all_of(straight)), 1);
   step(straight, first);
   step(resumed, second);
   const nn::ParameterMap want = nn::parameters(straight);
   for (const auto& [path, value] : nn::parameters(resumed)) {
     EXPECT_TRUE(mx::array_equal(value, want.at(path)).item<bool>()) << path;
   }
-  nn::ParameterMap lacking = first.moments();
+  nn::ParameterMap lacking = first.moments(all_of(straight));
   lacking.erase("m.backbone.norm_f.weight");
-  EXPECT_THROW(second.restore(lacking, 1), Error);
+  EXPECT_THROW(second.restore(all_of(resumed), lacking, 1), Error);
+}
+
+TEST(Optimizer, AveragesWhatItEvaluatesAndSaves) {
+  models::MambaLM model = tiny_model();
+  const Trainable trainable = all_of(model);
+  Optimizer optimizer(trainable, {.average_decay = 0.5, .compute_dtype = mx::bfloat16});
+  nn::ParameterMap expected = optimizer.result(trainable);
+  for (int64_t step = 1; step <= 3; ++step) {
+    std::vector<mx::array> gradients;
+    for (const mx::array& a : nn::parameter_list(model)) {
+      gradients.push_back(mx::full(a.shape(), 0.1f * static_cast<float>(step)));
+    }
+    optimizer.step(trainable, gradients, 1e-2, mx::array(1.0f));
+    const double decay = std::min(0.5, static_cast<double>(1 + step) / static_cast<double>(10 + step));
+    const nn::ParameterMap parameters = optimizer.moments(trainable);
+    for (auto& [path, value] : expected) {
+      value = mx::add(mx::multiply(value, mx::array(static_cast<float>(decay))),
+                      mx::multiply(parameters.at("p." + path), mx::array(static_cast<float>(1 - decay))));
+    }
+  }
+  for (const auto& [path, value] : optimizer.result(trainable)) {
+    EXPECT_TRUE(mx::allclose(value, expected.at(path), 1e-6, 1e-7).item<bool>()) << path;
+  }
+  const nn::ParameterMap before = nn::parameters(model);
+  {
+    const Optimizer::Averaged averaged(optimizer, trainable);
+    const mx::array norm = nn::parameters(model).at("backbone.norm_f.weight");
+    EXPECT_TRUE(mx::allclose(norm, expected.at("backbone.norm_f.weight")).item<bool>());
+  }
+  for (const auto& [path, value] : nn::parameters(model)) {
+    EXPECT_TRUE(mx::array_equal(value, before.at(path)).item<bool>()) << path;
+  }
+}
+
+TEST(Trainer, DropoutIsRepeatableAndDoesNotDependOnRecomputation) {
+  const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
+  Settings s = quick_settings();
+  models::MambaLM model = tiny_model();
+  const std::vector<double> without = losses_of(s, windows, model);
+  s.dropout = 0.3;
+  model = tiny_model();
+  const std::vector<double> once = losses_of(s, windows, model);
+  s.recompute = true;
+  model = tiny_model();
+  EXPECT_EQ(once, losses_of(s, windows, model));
+  EXPECT_NE(once, without);
+  s.seed = 1;
+  model = tiny_model();
+  EXPECT_NE(once, losses_of(s, windows, model));
 }
 
 TEST(Settings, ReadWhatTheyWrote) {

@@ -65,7 +65,7 @@ class TrainGolden : public ::testing::TestWithParam<std::string> {
   Gradients gradients(int step, bool recompute) {
     const Batch rows = batch(step);
     Gradients out = loss_and_gradients(model, trainable, rows, model.initial_state(rows.tokens.shape(0)),
-                                       static_cast<double>(rows.target_count), recompute);
+                                       static_cast<double>(rows.target_count), {.recompute = recompute});
     std::vector<mx::array> results = out.values;
     results.push_back(out.loss);
     mx::eval(results);

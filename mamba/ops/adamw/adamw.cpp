@@ -30,6 +30,8 @@ Factors factors_of(const AdamWOptions& o) {
       .step_size = static_cast<float>(o.learning_rate / (1 - std::pow(o.beta1, t))),
       .root_of_bias2 = static_cast<float>(std::sqrt(1 - std::pow(o.beta2, t))),
       .eps = static_cast<float>(o.eps),
+      .average_decay = static_cast<float>(o.average_decay),
+      .one_minus_average_decay = static_cast<float>(1 - o.average_decay),
   };
 }
 
@@ -51,8 +53,9 @@ class AdamW : public mx::Primitive {
     const mx::array gradient = row_contiguous(inputs[0], encoder);
     adamw_detail::Update update{};
     update.count = static_cast<int64_t>(gradient.size());
-    const std::array<const float**, 3> read = {&update.parameter, &update.m, &update.v};
-    const std::array<float**, 3> written = {&update.new_parameter, &update.new_m, &update.new_v};
+    const std::array<const float**, 4> read = {&update.parameter, &update.m, &update.v, &update.average};
+    const std::array<float**, 4> written = {&update.new_parameter, &update.new_m, &update.new_v, &update.new_average};
+    const size_t kept = state_.size();
     for (size_t i = 0; i < state_.size(); ++i) {
       *read[i] = place(state_[i], outputs[i], encoder);
       *written[i] = outputs[i].data<float>();
@@ -60,10 +63,10 @@ class AdamW : public mx::Primitive {
     state_.clear();
     update.gradient = cpu::numbers_of(gradient);
     update.gradient_scale = inputs.size() == 2 ? inputs[1].data<float>() : nullptr;
-    if (outputs.size() == 4) {
-      allocate(outputs[3]);
-      update.copy = outputs[3].data<void>();
-      update.copy_element = cpu::element_of(outputs[3]);
+    if (outputs.size() > kept) {
+      allocate(outputs[kept]);
+      update.copy = outputs[kept].data<void>();
+      update.copy_element = cpu::element_of(outputs[kept]);
     }
     encoder.set_input_array(gradient);
     for (mx::array& out : outputs) {
@@ -98,7 +101,7 @@ class AdamW : public mx::Primitive {
   }
 
   adamw_detail::Factors factors_;
-  std::vector<mx::array> state_;  // parameter, m, v; evaluated
+  std::vector<mx::array> state_;  // parameter, m, v and, where there is one, the average; evaluated
 };
 
 void check_options(const AdamWOptions& o) {
@@ -108,6 +111,8 @@ void check_options(const AdamWOptions& o) {
   check(o.eps >= 0 && o.learning_rate >= 0 && o.weight_decay >= 0,
         "[{}] eps, learning_rate and weight_decay must not be negative but are {}, {} and {}", kOp, o.eps,
         o.learning_rate, o.weight_decay);
+  check(o.average_decay >= 0 && o.average_decay <= 1, "[{}] average_decay must lie in [0, 1] but is {}", kOp,
+        o.average_decay);
   check(!o.copy_dtype || *o.copy_dtype == mx::bfloat16 || *o.copy_dtype == mx::float16,
         "[{}] the copy can be bfloat16 or float16", kOp);
 }
@@ -120,6 +125,11 @@ void check_inputs(const AdamWInputs& in) {
   check_like("gradient", in.gradient);
   check_like("m", in.m);
   check_like("v", in.v);
+  if (in.average) {
+    check_like("average", *in.average);
+    check(in.average->dtype() == mx::float32, "[{}] average must be float32 but is {}", kOp,
+          shown(in.average->dtype()));
+  }
   check_float(kOp, "gradient", in.gradient);
   for (const mx::array* a : {&in.parameter, &in.m, &in.v}) {
     check(a->dtype() == mx::float32, "[{}] parameter, m and v must be float32 but one is {}", kOp, shown(a->dtype()));
@@ -142,17 +152,18 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
     return adamw_reference(in, options, stream);
   }
   const mx::Shape shape = in.parameter.shape();
-  std::vector<mx::Shape> shapes(3, shape);
-  std::vector<mx::Dtype> dtypes(3, mx::float32);
+  std::vector<mx::array> state;
+  for (mx::array* a : {&in.parameter, &in.m, &in.v, in.average ? &*in.average : nullptr}) {
+    if (a != nullptr) {
+      mx::eval(*a);
+      state.push_back(std::move(*a));
+    }
+  }
+  std::vector<mx::Dtype> dtypes(state.size(), mx::float32);
   if (options.copy_dtype) {
-    shapes.push_back(shape);
     dtypes.push_back(*options.copy_dtype);
   }
-  std::vector<mx::array> state;
-  for (mx::array* a : {&in.parameter, &in.m, &in.v}) {
-    mx::eval(*a);
-    state.push_back(std::move(*a));
-  }
+  std::vector<mx::Shape> shapes(dtypes.size(), shape);
   std::vector<mx::array> inputs = {std::move(in.gradient)};
   if (in.gradient_scale) {
     inputs.push_back(*in.gradient_scale);
@@ -160,7 +171,8 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
   const std::vector<mx::array> out = mx::array::make_arrays(
       std::move(shapes), dtypes, std::make_shared<AdamW>(stream, adamw_detail::factors_of(options), std::move(state)),
       inputs);
-  return {out[0], out[1], out[2], options.copy_dtype ? std::optional(out[3]) : std::nullopt};
+  return {out[0], out[1], out[2], in.average ? std::optional(out[3]) : std::nullopt,
+          options.copy_dtype ? std::optional(out.back()) : std::nullopt};
 }
 
 }  // namespace mamba::ops

@@ -5,7 +5,11 @@
 //   v' = beta2 v + (1 - beta2) g^2
 //   p' = (1 - lr weight_decay) p - lr / (1 - beta1^t) * m' / (sqrt(v' / (1 - beta2^t)) + eps)
 //
-// which is torch.optim.AdamW. Everything is computed in float32, the factors that depend on t alone in float64.
+// which is torch.optim.AdamW; and, where an average of the parameters over the steps is kept,
+//
+//   a' = average_decay a + (1 - average_decay) p'
+//
+// Everything is computed in float32, the factors that depend on t alone in float64.
 //
 // Not differentiable.
 #pragma once
@@ -18,14 +22,15 @@
 
 namespace mamba::ops {
 
-// Where the caller gives up its own copies of parameter, m and v (moves them in and holds them nowhere else), their
-// memory is taken over by the results; so an optimiser needs no second copy of its state. They are evaluated by the
-// call.
+// Where the caller gives up its own copies of parameter, m, v and average (moves them in and holds them nowhere else),
+// their memory is taken over by the results; so an optimiser needs no second copy of its state. They are evaluated by
+// the call.
 struct AdamWInputs {
-  mlx::core::array parameter;  // any shape, float32
-  mlx::core::array gradient;   // the same shape; float32, bfloat16 or float16
-  mlx::core::array m;          // the same shape, float32; zeros before the first step
-  mlx::core::array v;          // likewise
+  mlx::core::array parameter;                              // any shape, float32
+  mlx::core::array gradient;                               // the same shape; float32, bfloat16 or float16
+  mlx::core::array m;                                      // the same shape, float32; zeros before the first step
+  mlx::core::array v;                                      // likewise
+  std::optional<mlx::core::array> average = std::nullopt;  // the same shape, float32
   // (), float32: what the gradient is multiplied with, to clip it or to average over accumulated batches.
   std::optional<mlx::core::array> gradient_scale = std::nullopt;
 };
@@ -37,6 +42,7 @@ struct AdamWOptions {
   double eps = 1e-8;
   double weight_decay = 0.01;
   int64_t step = 1;  // counts from 1
+  double average_decay = 0;
   // Also gives the new parameter rounded to this dtype: bfloat16 or float16, for mixed precision.
   std::optional<mlx::core::Dtype> copy_dtype = std::nullopt;
 };
@@ -45,6 +51,7 @@ struct AdamWOutputs {
   mlx::core::array parameter;
   mlx::core::array m;
   mlx::core::array v;
+  std::optional<mlx::core::array> average;
   std::optional<mlx::core::array> copy;  // where copy_dtype is given
 };
 

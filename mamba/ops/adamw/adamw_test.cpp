@@ -17,8 +17,12 @@ using testing::same_bits;
 using testing::worst_difference;
 
 AdamWInputs random_inputs(const mx::Shape& shape, mx::Dtype gradient_dtype = mx::float32) {
-  return {normal(shape, 1), normal(shape, 2, 0.1f, 0.0f, gradient_dtype), normal(shape, 3, 0.01f),
-          mx::square(normal(shape, 4, 0.01f)), mx::array(0.37f)};
+  return {normal(shape, 1),
+          normal(shape, 2, 0.1f, 0.0f, gradient_dtype),
+          normal(shape, 3, 0.01f),
+          mx::square(normal(shape, 4, 0.01f)),
+          std::nullopt,
+          mx::array(0.37f)};
 }
 
 AdamWOptions some_options() {
@@ -63,6 +67,21 @@ TEST(AdamW, FollowsPyTorch) {
   }
   const mx::array want({0.990978718f, -1.99527705f, 0.494707048f});
   EXPECT_LE(worst_difference(p, want, want), 1e-7);
+}
+
+TEST(AdamW, KeepsAnAverageOfTheParameters) {
+  for (const bool with_copy : {false, true}) {
+    AdamWInputs in = random_inputs({1003});
+    in.average = normal({1003}, 9);
+    AdamWOptions options = some_options();
+    options.average_decay = 0.9;
+    options.copy_dtype = with_copy ? std::optional(mx::bfloat16) : std::nullopt;
+    const AdamWOutputs got = adamw(in, options);
+    const AdamWOutputs want = adamw_reference(in, options);
+    EXPECT_LE(worst_difference(*got.average, *want.average, *want.average), kTolerance);
+    EXPECT_LE(worst_difference(got.parameter, want.parameter, want.parameter), kTolerance);
+    EXPECT_EQ(got.copy.has_value(), with_copy);
+  }
 }
 
 TEST(AdamW, TakesOverMemoryThatNobodyElseHolds) {

@@ -18,9 +18,11 @@ struct Pointers {
   const float* parameter;
   const float* m;
   const float* v;
+  const float* average;
   float* new_parameter;
   float* new_m;
   float* new_v;
+  float* new_average;
 };
 
 template <typename G, typename Copy>
@@ -47,6 +49,10 @@ void update_range(const Pointers& p, const G* gradient, Copy* copy, float scale,
     store_some(d, m, p.new_m + i, left);
     store_some(d, v, p.new_v + i, left);
     store_some(d, parameter, p.new_parameter + i, left);
+    if (p.average != nullptr) {
+      const FloatVec old = hn::Mul(hn::Set(d, f.average_decay), load_some(d, p.average + i, left));
+      store_some(d, hn::MulAdd(hn::Set(d, f.one_minus_average_decay), parameter, old), p.new_average + i, left);
+    }
     if (copy != nullptr) {
       store_some(d, parameter, copy + i, left);
     }
@@ -56,7 +62,7 @@ void update_range(const Pointers& p, const G* gradient, Copy* copy, float scale,
 void update_all(const adamw_detail::Update& u, const adamw_detail::Factors& f) {
   constexpr int64_t kGrain = 1 << 14;
   const float scale = u.gradient_scale == nullptr ? 1.0f : *u.gradient_scale;
-  const Pointers p{u.parameter, u.m, u.v, u.new_parameter, u.new_m, u.new_v};
+  const Pointers p{u.parameter, u.m, u.v, u.average, u.new_parameter, u.new_m, u.new_v, u.new_average};
   parallel_for(u.count, kGrain, [&](int64_t begin, int64_t end) {
     cpu::visit(u.gradient.element, [&](auto gradient_type) HWY_ATTR {
       cpu::visit(u.copy_element, [&](auto copy_type) HWY_ATTR {

@@ -18,6 +18,8 @@ struct Factors {
   float step_size;      // lr / (1 - beta1^t)
   float root_of_bias2;  // sqrt(1 - beta2^t)
   float eps;
+  float average_decay;
+  float one_minus_average_decay;
   bool operator==(const Factors&) const = default;
 };
 
@@ -30,10 +32,12 @@ struct Update {
   cpu::Numbers gradient;
   const float* m;
   const float* v;
+  const float* average;         // null: none
   const float* gradient_scale;  // null: 1
   float* new_parameter;
   float* new_m;
   float* new_v;
+  float* new_average;
   void* copy;  // null: none
   cpu::Element copy_element;
 };

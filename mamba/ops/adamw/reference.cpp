@@ -18,7 +18,10 @@ AdamWOutputs adamw_reference(const AdamWInputs& in, const AdamWOptions& options,
   const mx::array denominator = mx::add(mx::divide(mx::sqrt(v, s), mx::array(f.root_of_bias2), s), mx::array(f.eps), s);
   const mx::array change = times(f.step_size, mx::divide(m, denominator, s));
   const mx::array parameter = mx::subtract(times(f.keep, in.parameter), change, s);
-  AdamWOutputs out{parameter, m, v, std::nullopt};
+  AdamWOutputs out{parameter, m, v, std::nullopt, std::nullopt};
+  if (in.average) {
+    out.average = mx::add(times(f.average_decay, *in.average), times(f.one_minus_average_decay, parameter), s);
+  }
   if (options.copy_dtype) {
     out.copy = mx::astype(parameter, *options.copy_dtype, s);
   }
