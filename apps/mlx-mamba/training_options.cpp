@@ -36,6 +36,15 @@ void TrainingOptions::declare_data(OptionTable& table) {
       "windows)");
 }
 
+void TrainingOptions::declare_noise(OptionTable& table) {
+  table.real(
+      "--bpe-dropout", "P", [this](double p) { bpe_dropout = p; }, 0, 1,
+      "read plain text again and again, cut into tokens in other ways: each merge is left out with this probability");
+  table.integer(
+      "--segmentations", "N", [this](int64_t n) { segmentations = static_cast<int>(n); }, 1, 1000,
+      "how often, the first time as it is (default: 8 with --bpe-dropout)");
+}
+
 void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defaults) {
   const auto integer = [&](const char* name, const char* value_name, int64_t low, int64_t high,
                            const std::string& help) {
@@ -81,6 +90,7 @@ void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defau
   real("dropout", "P", 0, 0.99, "part of the embeddings and of each block's output that is left out (default: 0)");
   real("average", "D", 0, 0.9999999,
        "evaluate and save an average of the weights over the steps, with this decay, such as 0.998 (default: 0, none)");
+  declare_noise(table);
   table.group("Computation");
   choice("dtype", "TYPE", {"float32", "bfloat16"},
          "float32, or bfloat16 for large weights and activations with float32 masters (default: float32)");

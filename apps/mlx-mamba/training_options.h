@@ -16,6 +16,8 @@ struct TrainingOptions {
   std::vector<std::string> data;
   std::vector<std::string> eval_data;
   std::optional<double> eval_fraction;
+  std::optional<double> bpe_dropout;
+  std::optional<int> segmentations;
   std::optional<std::string> out;
   bool resume = false;
   std::optional<std::string> sample_prompt;
@@ -31,6 +33,7 @@ struct TrainingOptions {
   };
   void declare_settings(OptionTable& table, const Defaults& defaults);
   void declare_run(OptionTable& table);
+  void declare_noise(OptionTable& table);
 
   std::filesystem::path run_path() const;  // --out; throws UsageError without
 

@@ -40,13 +40,16 @@ struct Data {
 };
 
 Data open_data(const RunPlan& plan, const Training& training) {
-  const train::DatasetOptions options{.vocab_size = training.model.config().vocab_size,
-                                      .tokenizer = training.tokenizer,
-                                      .progress = progress_reporter()};
+  train::DatasetOptions options{.vocab_size = training.model.config().vocab_size,
+                                .tokenizer = training.tokenizer,
+                                .progress = progress_reporter()};
   const auto open = [&](const std::vector<std::string>& paths) {
     return train::Windows(train::Dataset::open({paths.begin(), paths.end()}, options), plan.settings.seq_len);
   };
+  options.segmentations = plan.segmentations;
+  options.bpe_dropout = plan.bpe_dropout;
   train::Windows windows = open(plan.data);
+  options.segmentations = 1;
   if (!plan.eval_data.empty()) {
     return {std::move(windows), open(plan.eval_data)};
   }
@@ -62,17 +65,20 @@ Data open_data(const RunPlan& plan, const Training& training) {
 }
 
 Json describe(const Data& data) {
-  return {{"windows", data.windows.count()}, {"held_out_windows", data.held_out ? data.held_out->count() : 0}};
+  Json out = {{"windows", data.windows.count()}, {"fingerprint", data.windows.dataset().fingerprint()}};
+  if (data.held_out) {
+    out["held_out_windows"] = data.held_out->count();
+    out["held_out_fingerprint"] = data.held_out->dataset().fingerprint();
+  }
+  return out;
 }
 
 // A resumed run must see what it saw: the place in the data is a number.
 void check_same_data(const Json& stored, const Data& data) {
   const Json now = describe(data);
-  check(stored == now,
-        "--resume: the data has changed since the run began: there were {} windows and {} held out, now there are {} "
-        "and {}",
-        stored.value("windows", int64_t{0}), stored.value("held_out_windows", int64_t{0}),
-        now["windows"].get<int64_t>(), now["held_out_windows"].get<int64_t>());
+  check(stored == now, "--resume: the data has changed since the run began: there were {} windows, now there are {}{}",
+        stored.value("windows", int64_t{0}), data.windows.count(),
+        stored.value("windows", int64_t{0}) == data.windows.count() ? " of other tokens" : "");
 }
 
 class Sampler {
@@ -156,6 +162,8 @@ train::RunFolder start_folder(RunPlan& plan, const Training& training, const Dat
   plan.config["data"] = plan.data;
   plan.config["eval_data"] = plan.eval_data;
   plan.config["eval_fraction"] = plan.eval_fraction;
+  plan.config["bpe_dropout"] = plan.bpe_dropout;
+  plan.config["segmentations"] = plan.segmentations;
   plan.config["sample_prompt"] = plan.sample_prompt;
   plan.config["data_size"] = describe(data);
   plan.config["trainable_parameters"] = [&] {
@@ -198,6 +206,13 @@ RunPlan plan_run(const TrainingOptions& o, const std::string& command, const tra
     plan.eval_data = absolute(o.eval_data);
     plan.eval_fraction = o.eval_fraction.value_or(-1);
     plan.sample_prompt = o.sample_prompt.value_or("");
+    plan.bpe_dropout = o.bpe_dropout.value_or(0);
+    plan.segmentations = o.segmentations.value_or(plan.bpe_dropout > 0 ? 8 : 1);
+    if (plan.segmentations > 1 && plan.eval_data.empty() && plan.eval_fraction != 0) {
+      throw UsageError(
+          "--bpe-dropout repeats the data, so no part of it is held out: name --eval-data, or give "
+          "--eval-fraction 0");
+    }
     return plan;
   }
   plan.folder = train::RunFolder::open(plan.path);
@@ -226,6 +241,12 @@ RunPlan plan_run(const TrainingOptions& o, const std::string& command, const tra
   plan.eval_data = paths("eval_data", o.eval_data);
   plan.eval_fraction = config.number_or("eval_fraction", -1, -1, 0.5);
   plan.sample_prompt = o.sample_prompt.value_or(config.string_or("sample_prompt", ""));
+  plan.bpe_dropout = config.number_or("bpe_dropout", 0, 0, 1);
+  plan.segmentations = static_cast<int>(config.integer_or("segmentations", 1, 1, 1000));
+  if (o.bpe_dropout.value_or(plan.bpe_dropout) != plan.bpe_dropout ||
+      o.segmentations.value_or(plan.segmentations) != plan.segmentations) {
+    throw UsageError("--resume: --bpe-dropout and --segmentations must stay as they were when the run began");
+  }
   if (const auto last = plan.folder->last()) {
     plan.checkpoint = plan.folder->checkpoint_path(*last);
   }

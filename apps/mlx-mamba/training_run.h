@@ -25,6 +25,8 @@ struct RunPlan {
   std::vector<std::string> data;
   std::vector<std::string> eval_data;
   double eval_fraction = -1;  // -1: as it suits the data
+  double bpe_dropout = 0;
+  int segmentations = 1;
   std::string sample_prompt;
   std::optional<train::RunFolder> folder;           // of a run that is resumed
   std::optional<std::filesystem::path> checkpoint;  // to go on from; none before the first

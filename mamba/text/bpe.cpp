@@ -17,6 +17,15 @@ namespace {
 constexpr size_t kCachedLength = 64;  // bytes of a word worth keeping
 constexpr size_t kCachedWords = 1 << 16;
 
+// A number in [0, 1), and the next state (SplitMix64, Steele et al. 2014).
+double draw(uint64_t& state) {
+  state += 0x9E3779B97F4A7C15u;
+  uint64_t bits = state;
+  bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9u;
+  bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBu;
+  return static_cast<double>((bits ^ (bits >> 31)) >> 11) * 0x1p-53;
+}
+
 std::string byte_token(unsigned char byte) {
   return fmt::format("<0x{:02X}>", byte);
 }
@@ -213,7 +222,7 @@ void Bpe::add_symbols(std::string_view word, bool raw_bytes, Word& out) const {
   flush();
 }
 
-void Bpe::merge(Word& word) const {
+void Bpe::merge(Word& word, MergeDropout& dropout) const {
   auto& symbols = word.symbols;
   auto& heap = word.heap;
   heap.clear();
@@ -231,6 +240,7 @@ void Bpe::merge(Word& word) const {
       heap.push_back(entry(*merge, at));
     }
   }
+  std::vector<uint64_t> left_out;
   const std::greater<> smallest_first;
   std::make_heap(heap.begin(), heap.end(), smallest_first);
   const auto offer = [&](int32_t at) {
@@ -252,6 +262,10 @@ void Bpe::merge(Word& word) const {
     if (merge == nullptr || merge->rank != top >> 32) {
       continue;  // the pair has changed since
     }
+    if (dropout.rate > 0 && draw(dropout.seed) < dropout.rate) {
+      left_out.push_back(top);
+      continue;
+    }
     Word::Symbol& right = symbols[static_cast<size_t>(left.next)];
     left.id = merge->id;
     right.id = Word::kMerged;
@@ -263,6 +277,12 @@ void Bpe::merge(Word& word) const {
       offer(left.previous);
     }
     offer(at);
+    // What was left out is due again, as after every merge.
+    for (const uint64_t again : left_out) {
+      heap.push_back(again);
+      std::push_heap(heap.begin(), heap.end(), smallest_first);
+    }
+    left_out.clear();
   }
 }
 
@@ -270,14 +290,15 @@ void Bpe::encode(std::string_view word, bool raw_bytes, Scratch& scratch, std::v
   if (word.empty()) {
     return;
   }
-  if (ignore_merges_) {
+  const bool noisy = scratch.dropout.rate > 0;
+  if (ignore_merges_ && !noisy) {
     const auto& table = raw_bytes ? whole_words_ : ids_;
     if (const auto found = table.find(word); found != table.end()) {
       out.push_back(found->second);
       return;
     }
   }
-  const bool cached = word.size() <= kCachedLength;
+  const bool cached = word.size() <= kCachedLength && !noisy;
   if (cached) {
     if (const auto found = scratch.seen.find(word); found != scratch.seen.end()) {
       const auto begin = scratch.seen_ids.begin() + found->second.begin;
@@ -289,7 +310,7 @@ void Bpe::encode(std::string_view word, bool raw_bytes, Scratch& scratch, std::v
   thread_local Word symbols;
   symbols.symbols.clear();
   add_symbols(word, raw_bytes, symbols);
-  merge(symbols);
+  merge(symbols, scratch.dropout);
   const size_t before = out.size();
   for (const Word::Symbol& symbol : symbols.symbols) {
     if (symbol.id != Word::kMerged) {

@@ -21,6 +21,13 @@ struct StringHash {
 };
 using TokenIds = std::unordered_map<std::string, int32_t, StringHash, std::equal_to<>>;
 
+// BPE dropout (Provilkov et al. 2020, "BPE-Dropout: Simple and Effective Subword Regularization"): each time a merge is
+// due it is left out with this probability, so that a text is cut into tokens in ever new ways.
+struct MergeDropout {
+  double rate = 0;    // from 0 to 1, which leaves single bytes
+  uint64_t seed = 0;  // the same seed cuts the same text the same way
+};
+
 class Bpe {
  public:
   // What one thread reuses from word to word: the ids of short words seen before, keyed by views that must stay valid
@@ -32,10 +39,11 @@ class Bpe {
     };
     std::unordered_map<std::string_view, Slice> seen;
     std::vector<int32_t> seen_ids;
+    MergeDropout dropout = {};  // its seed goes on with each draw; where the rate is not 0, nothing is kept
   };
 
-  // Merges may be "a b" strings or ["a", "b"] pairs. `dropout` is ignored: it is for training. Throws ParseError, also
-  // when the type is another model's (Unigram, WordPiece, WordLevel), and for ids above kMaxId.
+  // Merges may be "a b" strings or ["a", "b"] pairs. The file's "dropout" is ignored: it is for training. Throws
+  // ParseError, also when the type is another model's (Unigram, WordPiece, WordLevel), and for ids above kMaxId.
   static Bpe from_json(const JsonObject& tokenizer);
   static constexpr int32_t kMaxId = INT32_MAX - (1 << 24);  // leaves room for added tokens
 
@@ -55,7 +63,7 @@ class Bpe {
   void load_merges(const JsonObject& model);
   void add_merge(const JsonObject& model, size_t rank, std::string_view left, std::string_view right);
   void add_symbols(std::string_view word, bool raw_bytes, Word& out) const;
-  void merge(Word& word) const;
+  void merge(Word& word, MergeDropout& dropout) const;
 
   TokenIds ids_;
   std::unordered_map<int32_t, const std::string*> tokens_;  // into ids_' keys, which do not move

@@ -51,6 +51,14 @@ Tokenizer Tokenizer::from_json_text(std::string_view text, const std::string& fi
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  return impl_->post_processor.apply(ids_of(text, {}), add_special_tokens);
+}
+
+std::vector<int32_t> Tokenizer::encode_with_dropout(std::string_view text, const MergeDropout& dropout) const {
+  return ids_of(text, dropout);
+}
+
+std::vector<int32_t> Tokenizer::ids_of(std::string_view text, const MergeDropout& dropout) const {
   std::string well_formed;
   if (well_formed_prefix(text) != text.size()) {
     well_formed = replace_ill_formed(text);
@@ -60,6 +68,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
   std::deque<std::string> normalized;
   std::vector<int32_t> ids;
   Bpe::Scratch scratch;
+  scratch.dropout = dropout;
   std::deque<Words> kept;
   const auto encode_plain = [&](std::string_view part, bool at_start) {
     Words& words = kept.emplace_back();
@@ -92,7 +101,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
       }
     });
   });
-  return impl_->post_processor.apply(std::move(ids), add_special_tokens);
+  return ids;
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "mamba/text/bpe.h"
+
 namespace mamba::text {
 
 // Immutable after construction: any number of threads may use one. Movable; a moved-from object may only be assigned
@@ -34,6 +36,9 @@ class Tokenizer {
   // one U+FFFD for each maximal subpart. Throws Error when a pattern of the file takes too many steps on this text.
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens = true) const;
 
+  // The same text cut into tokens at random (bpe.h), for training; no special tokens are added.
+  std::vector<int32_t> encode_with_dropout(std::string_view text, const MergeDropout& dropout) const;
+
   // The exact bytes that `ids` stand for, which need not be well-formed UTF-8 where they end inside a character. For
   // a text that encode() did not normalize, decode(encode(text, false)) == text. Ids without a token, such as those
   // that pad a model's vocabulary, give nothing; check_ids() is for ids that somebody typed.
@@ -57,6 +62,7 @@ class Tokenizer {
   friend class StreamDecoder;
   struct Impl;
   explicit Tokenizer(std::unique_ptr<const Impl> impl);
+  std::vector<int32_t> ids_of(std::string_view text, const MergeDropout& dropout) const;
   std::unique_ptr<const Impl> impl_;
 };
 

@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "mamba/base/file.h"
@@ -120,6 +122,25 @@ TEST(Tokenizer, RandomTextSurvives) {
     }
     ASSERT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
   }
+}
+
+TEST(Tokenizer, DropoutCutsTheSameTextInOtherWays) {
+  const std::filesystem::path file =
+      std::filesystem::path(MAMBA_SOURCE_DIR) / "assets" / "shakespeare" / "tokenizer.json";
+  const Tokenizer tokenizer = Tokenizer::from_file(file);
+  const std::string text = "ROMEO:\nShall I hear more, or shall I speak at this? \xE2\x80\x94 ay me, tomorrow tomorrow";
+  const std::vector<int32_t> proper = tokenizer.encode(text, false);
+  EXPECT_EQ(tokenizer.encode_with_dropout(text, {0, 1}), proper);
+  EXPECT_EQ(tokenizer.encode_with_dropout(text, {1, 1}).size(), text.size());
+  std::set<std::vector<int32_t>> cuts;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const std::vector<int32_t> ids = tokenizer.encode_with_dropout(text, {0.2, seed});
+    EXPECT_EQ(tokenizer.decode(ids), text);
+    EXPECT_EQ(tokenizer.encode_with_dropout(text, {0.2, seed}), ids);
+    EXPECT_GE(ids.size(), proper.size());
+    cuts.insert(ids);
+  }
+  EXPECT_GE(cuts.size(), 19u);
 }
 
 TEST(Tokenizer, EmptyTextHasOnlyWhatBelongsAroundIt) {

@@ -1,5 +1,6 @@
 #include "mamba/train/data/dataset.h"
 
+#include <algorithm>
 #include <deque>
 
 #include "mamba/base/error.h"
@@ -15,7 +16,7 @@ namespace fs = std::filesystem;
 
 // What the views of the dataset look into. Deques: addresses stay.
 struct Dataset::Storage {
-  std::optional<TokenCache> cache;
+  std::deque<TokenCache> caches;
   std::deque<TokenFile> files;
   std::deque<std::vector<int32_t>> tokens;
 };
@@ -65,14 +66,20 @@ std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths,
   }
   if (!texts.empty()) {
     const fs::path folder = options.cache.empty() ? cache_directory() / "datasets" : options.cache;
-    const TokenCache& cache =
-        dataset->storage_->cache.emplace(tokenize(texts, options.tokenizer, folder, options.progress));
-    check(cache.counts().largest_id < options.vocab_size,
-          "{}: the tokenizer gives id {} for this data, outside the model's vocabulary of {}: it is another model's",
-          options.tokenizer.string(), cache.counts().largest_id, options.vocab_size);
-    content += cache.content();
-    dataset->stream_.append(cache.documents().tokens, DocumentStarts::listed(cache.documents().starts));
-    dataset->examples_ = Examples(cache.examples().tokens, cache.examples().starts, cache.examples().mask);
+    for (int copy = 0; copy < std::max(1, options.segmentations); ++copy) {
+      const text::MergeDropout dropout{copy == 0 ? 0 : options.bpe_dropout, static_cast<uint64_t>(copy)};
+      const TokenCache& cache =
+          dataset->storage_->caches.emplace_back(tokenize(texts, options.tokenizer, folder, options.progress, dropout));
+      check(cache.counts().largest_id < options.vocab_size,
+            "{}: the tokenizer gives id {} for this data, outside the model's vocabulary of {}: it is another model's",
+            options.tokenizer.string(), cache.counts().largest_id, options.vocab_size);
+      content += cache.content();
+      dataset->stream_.append(cache.documents().tokens, DocumentStarts::listed(cache.documents().starts));
+      dataset->examples_ = Examples(cache.examples().tokens, cache.examples().starts, cache.examples().mask);
+    }
+    if (options.segmentations > 1 && dataset->examples_.count() > 0) {
+      throw UsageError("BPE dropout is for plain text: this data has examples with prompts or messages");
+    }
   }
   for (const Source& source : sources) {
     if (source.kind == SourceKind::kNpy || source.kind == SourceKind::kBin) {

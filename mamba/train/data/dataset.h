@@ -21,6 +21,10 @@ struct DatasetOptions {
   std::filesystem::path tokenizer;
   // Where tokenised text is kept; empty: "datasets" in cache_directory() (base/file.h).
   std::filesystem::path cache;
+  // Text is read this many times, one copy behind the other: the first time as it is, then each time cut into tokens in
+  // another way (text/bpe.h). Only for plain text.
+  int segmentations = 1;
+  double bpe_dropout = 0;
   ProgressFn progress;
 };
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "mamba/base/temporary_directory.h"
+#include "mamba/text/tokenizer.h"
 #include "mamba/train/data/data_testing.h"
 #include "mamba/train/data/sources.h"
 
@@ -50,6 +51,31 @@ TEST_F(DatasetTest, RefusesPathsWithoutData) {
   fs::create_directory(folder_ / "loop");
   fs::create_directory_symlink(folder_ / "loop", folder_ / "loop" / "again");
   EXPECT_THROW(find_sources({folder_ / "loop"}), Error);
+}
+
+TEST_F(DatasetTest, RepeatsTextCutInOtherWays) {
+  std::string text;
+  for (int i = 0; i < 50; ++i) {
+    text += "To be, or not to be, that is the question.\n";
+  }
+  write_file(folder_ / "a.txt", text);
+  DatasetOptions options{
+      .vocab_size = 1024, .tokenizer = kTokenizer, .cache = folder_ / ".cache", .segmentations = 3, .bpe_dropout = 0.2};
+  const auto dataset = Dataset::open({folder_ / "a.txt"}, options);
+  const auto once = open({folder_ / "a.txt"}, 1024);
+  ASSERT_EQ(dataset->stream().document_count(), 3);
+  const int64_t proper = once->stream().size();
+  EXPECT_EQ(dataset->stream().document_start(1), proper);
+  EXPECT_GT(dataset->stream().document_start(2) - proper, proper);
+  const text::Tokenizer tokenizer = text::Tokenizer::from_file(kTokenizer);
+  std::vector<int32_t> ids(static_cast<size_t>(dataset->stream().size()));
+  dataset->stream().copy(0, dataset->stream().size(), ids.data());
+  EXPECT_EQ(tokenizer.decode(ids, true), text + text + text);
+  EXPECT_EQ(Dataset::open({folder_ / "a.txt"}, options)->fingerprint(), dataset->fingerprint());
+  EXPECT_NE(once->fingerprint(), dataset->fingerprint());
+
+  write_file(folder_ / "b.jsonl", "{\"prompt\": \"x\", \"completion\": \"y\"}\n");
+  EXPECT_THAT(message_of([&] { Dataset::open({folder_ / "b.jsonl"}, options); }), HasSubstr("is for plain text"));
 }
 
 TEST_F(DatasetTest, TextComesFirstThenTokens) {

@@ -29,6 +29,9 @@ class DocumentEncoder {
   const std::vector<int32_t>& prefix() const { return prefix_; }
 
   std::vector<int32_t> encode(std::string_view text) const { return tokenizer_.encode(text, false); }
+  std::vector<int32_t> encode(std::string_view text, const text::MergeDropout& dropout) const {
+    return dropout.rate > 0 ? tokenizer_.encode_with_dropout(text, dropout) : encode(text);
+  }
 
   // Prompt and completion are encoded apart, as a model meets them later.
   EncodedExample completion(std::string_view prompt, std::string_view completion) const;

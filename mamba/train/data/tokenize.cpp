@@ -11,6 +11,7 @@
 #include "mamba/text/tokenizer_config.h"
 #include "mamba/train/data/document_encoder.h"
 #include "mamba/train/data/json_lines.h"
+#include "mamba/train/data/permutation.h"
 #include "mamba/train/data/source_reader.h"
 
 namespace mamba::train {
@@ -40,9 +41,9 @@ struct Chat {
         options{.bos_token = config.bos_token, .eos_token = config.eos_token, .tools = nullptr} {}
 };
 
-void encode(Item& item, const DocumentEncoder& encoder, const Chat* chat) {
+void encode(Item& item, const DocumentEncoder& encoder, const Chat* chat, const text::MergeDropout& dropout) {
   if (!item.source.is_line()) {
-    item.encoded.ids = encoder.encode(item.source.text);
+    item.encoded.ids = encoder.encode(item.source.text, dropout);
     return;
   }
   const auto record = parse_record(item.source.text, item.source.place());
@@ -61,7 +62,7 @@ void encode(Item& item, const DocumentEncoder& encoder, const Chat* chat) {
   } else if (record->is_example) {
     item.encoded = encoder.completion(record->prompt, record->completion);
   } else {
-    item.encoded.ids = encoder.encode(record->text);
+    item.encoded.ids = encoder.encode(record->text, dropout);
   }
 }
 
@@ -96,7 +97,7 @@ void write(const Item& item, const DocumentEncoder& encoder, TokenCacheWriter& w
 }
 
 void fill(TokenCacheWriter& writer, std::span<const Source> sources, const DocumentEncoder& encoder,
-          const text::TokenizerConfig& config, const ProgressFn& progress) {
+          const text::TokenizerConfig& config, const text::MergeDropout& dropout, const ProgressFn& progress) {
   // A template that is of no use to us must not keep anybody from training on plain text.
   std::optional<Chat> chat;
   if (std::any_of(sources.begin(), sources.end(), [](const Source& s) { return s.kind == SourceKind::kJsonLines; })) {
@@ -104,6 +105,7 @@ void fill(TokenCacheWriter& writer, std::span<const Source> sources, const Docum
   }
   SourceReader reader(sources, [&](std::string_view text, size_t limit) { return encoder.cut(text, limit); });
   std::vector<Item> items;
+  int64_t done = 0;  // items of earlier groups: each has noise of its own, whatever thread cuts it
   for (std::vector<SourceItem> group = reader.next(); !group.empty(); group = reader.next()) {
     items.clear();
     for (SourceItem& item : group) {
@@ -112,7 +114,8 @@ void fill(TokenCacheWriter& writer, std::span<const Source> sources, const Docum
     parallel_for(static_cast<int64_t>(items.size()), 1, [&](int64_t begin, int64_t end) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
         try {
-          encode(items[i], encoder, chat ? &*chat : nullptr);
+          const uint64_t place = static_cast<uint64_t>(done) + i;
+          encode(items[i], encoder, chat ? &*chat : nullptr, {dropout.rate, mix_bits(dropout.seed ^ mix_bits(place))});
         } catch (...) {
           items[i].error = std::current_exception();
         }
@@ -124,12 +127,16 @@ void fill(TokenCacheWriter& writer, std::span<const Source> sources, const Docum
       }
       write(item, encoder, writer);
     }
+    done += static_cast<int64_t>(items.size());
     reader.report("tokenising", progress);
   }
 }
 
-std::string identity_of(std::span<const Source> sources, const fs::path& tokenizer) {
+std::string identity_of(std::span<const Source> sources, const fs::path& tokenizer, const text::MergeDropout& dropout) {
   std::string text = fmt::format("version {}\n", kEncodingVersion);
+  if (dropout.rate > 0) {
+    text += fmt::format("dropout {} {}\n", dropout.rate, dropout.seed);
+  }
   for (const char* name : {"", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}) {
     const fs::path path = *name == '\0' ? tokenizer : tokenizer.parent_path() / name;
     std::error_code error;
@@ -146,11 +153,11 @@ std::string identity_of(std::span<const Source> sources, const fs::path& tokeniz
 }  // namespace
 
 TokenCache tokenize(std::span<const Source> sources, const fs::path& tokenizer_file, const fs::path& folder,
-                    const ProgressFn& progress) {
+                    const ProgressFn& progress, const text::MergeDropout& dropout) {
   if (tokenizer_file.empty()) {
     throw UsageError(fmt::format("{}: text needs a tokenizer", sources.front().path.string()));
   }
-  const std::string identity = identity_of(sources, tokenizer_file);
+  const std::string identity = identity_of(sources, tokenizer_file, dropout);
   const fs::path place = folder / identity;
   if (auto cache = TokenCache::open(place, identity)) {
     return std::move(*cache);
@@ -174,7 +181,7 @@ TokenCache tokenize(std::span<const Source> sources, const fs::path& tokenizer_f
     std::error_code ignored;
     fs::remove_all(place, ignored);  // damaged, or left behind by a process that was killed
     TokenCacheWriter writer(place, tokenizer.max_id());
-    fill(writer, sources, encoder, config, progress);
+    fill(writer, sources, encoder, config, dropout, progress);
     for (const Source& source : sources) {
       const Source now = source_at(source.path, source.kind);
       check(now.size == source.size && now.modified == source.modified && now.changed == source.changed,
