@@ -14,28 +14,36 @@ void check_linear(const mx::array& x, const mx::array& weight, const std::option
   check_float("linear", "x", x);
   check_float("linear", "weight", weight);
   check(x.ndim() >= 1, "[linear] x must be (..., K) but is a scalar");
-  check_shape("linear", "weight", weight, {-1, x.shape(-1)});
+  check(weight.ndim() == 2, "[linear] weight must be (N, K) but got {}", shown(weight.shape()));
+  check_linear("linear", x, weight.shape(0), weight.shape(1), bias, options);
+}
+
+void check_linear(const char* op, const mx::array& x, int n, int k, const std::optional<mx::array>& bias,
+                  const LinearOptions& options) {
+  check_float(op, "x", x);
+  check(x.ndim() >= 1, "[{}] x must be (..., K) but is a scalar", op);
+  check(x.shape(-1) == k, "[{}] weight must be (-1, {}) but got ({}, {})", op, x.shape(-1), n, k);
   if (bias) {
-    check_float("linear", "bias", *bias);
-    check_shape("linear", "bias", *bias, {weight.shape(0)});
+    check_float(op, "bias", *bias);
+    check_shape(op, "bias", *bias, {n});
   }
   if (options.spans) {
-    check(x.ndim() == 3, "[linear] spans need x (B, L, K) but x is {}", shown(x.shape()));
-    check_shape("linear", "spans", *options.spans, {x.shape(0), 2});
-    check(options.spans->dtype() == mx::int32, "[linear] spans must be int32");
+    check(x.ndim() == 3, "[{}] spans need x (B, L, K) but x is {}", op, shown(x.shape()));
+    check_shape(op, "spans", *options.spans, {x.shape(0), 2});
+    check(options.spans->dtype() == mx::int32, "[{}] spans must be int32", op);
   }
   if (options.out_dtype) {
     check(*options.out_dtype == x.dtype() || *options.out_dtype == mx::float32,
-          "[linear] out_dtype must be x's dtype or float32");
+          "[{}] out_dtype must be x's dtype or float32", op);
   }
   if (options.low_rank) {
     const auto& [u, V] = *options.low_rank;
-    check_float("linear", "V", V);
-    check_shape("linear", "V", V, {weight.shape(0), -1});
+    check_float(op, "V", V);
+    check_shape(op, "V", V, {n, -1});
     mx::Shape shape = x.shape();
     shape.back() = V.shape(1);
-    check(u.shape() == shape, "[linear] u must be {} but got {}", shown(shape), shown(u.shape()));
-    check(u.dtype() == mx::float32, "[linear] u must be float32 but is {}", shown(u.dtype()));
+    check(u.shape() == shape, "[{}] u must be {} but got {}", op, shown(shape), shown(u.shape()));
+    check(u.dtype() == mx::float32, "[{}] u must be float32 but is {}", op, shown(u.dtype()));
   }
 }
 

@@ -14,6 +14,10 @@ namespace mamba::ops {
 void check_linear(const mlx::core::array& x, const mlx::core::array& weight,
                   const std::optional<mlx::core::array>& bias, const LinearOptions& options);
 
+// The same for weights (n, k) of another form, messages beginning with "[op]": everything but the weights themselves.
+void check_linear(const char* op, const mlx::core::array& x, int n, int k, const std::optional<mlx::core::array>& bias,
+                  const LinearOptions& options);
+
 // a (B, L, C) with 0 in the rows outside `spans` (B, 2).
 mlx::core::array keep_spans(const mlx::core::array& a, const mlx::core::array& spans, mlx::core::StreamOrDevice s);
 

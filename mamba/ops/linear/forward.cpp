@@ -14,6 +14,7 @@
 #include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
+#include "mamba/ops/linear/weights.h"
 
 namespace mamba::ops::linear_detail {
 
@@ -21,26 +22,62 @@ namespace mx = mlx::core;
 
 namespace {
 
-// Sequences of at most this many real rows take few_rows: below it, reading the weights is what costs.
-int64_t few_rows_limit(int64_t k, bool by_onednn) {
-  // oneDNN pads to 32 rows, and multiplies those in the time few_rows takes for about eight.
-  if (by_onednn) {
-    return 8;
+class FloatWeights : public Weights {
+ public:
+  explicit FloatWeights(const mx::array& weight) : matrix_(matrix_of(weight)) {
+    n = weight.shape(0);
+    k = weight.shape(1);
   }
-  // Where the kernels were equally fast, for float32 and bfloat16. With a short k, adding up across lanes costs more
-  // than the dot product.
-  return k < 128 ? 16 : 32;
-}
+
+  int64_t few_rows_limit(Float x) const override {
+    // oneDNN pads to 32 rows, and multiplies those in the time few_rows takes for about eight.
+    if (prefers_onednn(x, matrix_.type)) {
+      return 8;
+    }
+    // Where the kernels were equally fast, for float32 and bfloat16. With a short k, adding up across lanes costs more
+    // than the dot product.
+    return k < 128 ? 16 : 32;
+  }
+
+  int64_t workspace(int64_t rows, int64_t sequences, Float x) const override {
+    return std::max(few_rows_workspace(rows, k), multiply_workspace(rows, sequences, k, x, matrix_.type));
+  }
+
+  void few(const Rows& x, const float* bias, const OutRows& y, float* workspace) const override {
+    few_rows(x, matrix_, bias, n, k, y, workspace);
+  }
+
+  void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
+    product.right.matrix = matrix_;
+    multiply(product, groups, workspace);
+  }
+
+ private:
+  Matrix matrix_;
+};
+
+class FloatFormat : public WeightFormat {
+ public:
+  size_t arrays() const override { return 1; }
+
+  std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, mx::cpu::CommandEncoder& encoder) const override {
+    const mx::array weight = readable_rows(inputs[1], encoder);
+    encoder.set_input_array(weight);
+    return std::make_unique<FloatWeights>(weight);
+  }
+
+  bool equals(const WeightFormat& other) const override { return dynamic_cast<const FloatFormat*>(&other) != nullptr; }
+  mx::array dense(const std::vector<mx::array>& inputs, mx::Stream) const override { return inputs[1]; }
+  bool is_trainable() const override { return true; }
+};
 
 // All that a product needs, gathered before it is dispatched: what runs later allocates nothing.
 struct ForwardJob {
   SequenceShape shape;
-  int64_t n = 0;
-  int64_t k = 0;
+  std::unique_ptr<const Weights> weights;
   int64_t limit = 0;
   Rows x;
   OutRows y;
-  Matrix weight;
   const void* bias = nullptr;
   Float bias_type = Float::kFloat32;
   const int32_t* spans = nullptr;
@@ -77,14 +114,14 @@ struct ForwardJob {
       real_sums.rows.reserve(sums == nullptr ? 0 : rows);
     }
     many_groups.reserve(static_cast<size_t>(shape.sequences));
-    wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(n));
-    limit = few_rows_limit(k, prefers_onednn(x.type, weight.type));
-    const int64_t floats = std::max({few_rows_workspace(shape.rows(), k), many_rows_workspace(shape.rows(), rank),
-                                     multiply_workspace(shape.rows(), shape.sequences, k, x.type, weight.type)});
-    Workspace::instance().reserve(floats);
+    wide_bias.resize(bias == nullptr ? 0 : static_cast<size_t>(weights->n));
+    limit = weights->few_rows_limit(x.type);
+    Workspace::instance().reserve(
+        std::max(many_rows_workspace(shape.rows(), rank), weights->workspace(shape.rows(), shape.sequences, x.type)));
   }
 
   void run() {
+    const int64_t n = weights->n;
     for (int64_t index = 0; index < shape.sequences; ++index) {
       const int64_t first = index * shape.length;
       const Span span = span_of(spans, index, shape.length);
@@ -115,17 +152,18 @@ struct ForwardJob {
     const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
     float* workspace = Workspace::instance().data();
     if (few_x.count() > 0) {
-      few_rows(few_x, weight, wide, n, k, few_y, workspace);
+      weights->few(few_x, wide, few_y, workspace);
     }
     Product product;
     product.m = many_x.count();
     product.n = n;
-    product.k = k;
+    product.k = weights->k;
     product.left.rows = std::move(many_x);
-    product.right.matrix = weight;
     product.bias = wide;
     product.out = std::move(many_y);
-    multiply(product, many_groups, workspace);
+    if (product.m > 0) {
+      weights->many(product, many_groups, workspace);
+    }
     if (V.data != nullptr && real_u.count() > 0) {
       add_low_rank(workspace);
     }
@@ -134,7 +172,7 @@ struct ForwardJob {
   void add_low_rank(float* workspace) {
     Product term;
     term.m = real_u.count();
-    term.n = n;
+    term.n = weights->n;
     term.k = rank;
     term.left.rows = std::move(real_u);
     term.right.matrix = V;
@@ -147,8 +185,14 @@ struct ForwardJob {
 
 class Linear : public mx::UnaryPrimitive {
  public:
-  Linear(mx::Stream stream, bool has_bias, bool has_low_rank, bool has_spans)
-      : UnaryPrimitive(stream), has_bias_(has_bias), has_low_rank_(has_low_rank), has_spans_(has_spans) {}
+  Linear(mx::Stream stream, std::shared_ptr<const WeightFormat> format, int n, bool has_bias, bool has_low_rank,
+         bool has_spans)
+      : UnaryPrimitive(stream),
+        format_(std::move(format)),
+        n_(n),
+        has_bias_(has_bias),
+        has_low_rank_(has_low_rank),
+        has_spans_(has_spans) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     allocate(out);
@@ -157,18 +201,14 @@ class Linear : public mx::UnaryPrimitive {
     }
     mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
     const mx::array x = readable_rows(inputs[0], encoder);
-    const mx::array weight = readable_rows(inputs[1], encoder);
     encoder.set_input_array(x);
-    encoder.set_input_array(weight);
     encoder.set_output_array(out);
     const auto job = std::make_shared<ForwardJob>(x.shape());
-    job->n = weight.shape(0);
-    job->k = weight.shape(1);
+    job->weights = format_->read(inputs, encoder);
     job->x = rows_of(x);
     job->y = out_rows_of(out);
-    job->weight = matrix_of(weight);
     if (has_bias_) {
-      const mx::array bias = row_contiguous(inputs[2], encoder);
+      const mx::array bias = row_contiguous(inputs[bias_index()], encoder);
       encoder.set_input_array(bias);
       job->bias = bias.data<uint8_t>();
       job->bias_type = float_type(bias.dtype());
@@ -201,15 +241,16 @@ class Linear : public mx::UnaryPrimitive {
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums, const std::vector<mx::array>&) override {
     const mx::array& x = primals[0];
-    const mx::array& weight = primals[1];
     const std::optional<mx::array> spans = has_spans_ ? std::optional(primals.back()) : std::nullopt;
-    const bool of_bias = has_bias_ && std::find(argnums.begin(), argnums.end(), 2) != argnums.end();
-    const std::optional<mx::Dtype> bias_dtype = of_bias ? std::optional(primals[2].dtype()) : std::nullopt;
+    const int bias_argument = static_cast<int>(bias_index());
+    const bool of_bias = has_bias_ && std::find(argnums.begin(), argnums.end(), bias_argument) != argnums.end();
+    const std::optional<mx::Dtype> bias_dtype = of_bias ? std::optional(primals[bias_index()].dtype()) : std::nullopt;
     std::optional<WeightGradients> of_weight;
     std::vector<mx::array> gradients;
     for (const int argument : argnums) {
       if (argument == 0) {
-        gradients.push_back(input_gradient(cotangents[0], weight, spans, x.dtype(), stream()));
+        gradients.push_back(
+            input_gradient(cotangents[0], format_->dense(primals, stream()), spans, x.dtype(), stream()));
         continue;
       }
       const size_t of_u = static_cast<size_t>(argument) - u_index();
@@ -220,9 +261,13 @@ class Linear : public mx::UnaryPrimitive {
                                       : weight_gradient(cotangents[0], u, spans, V.dtype(), {}, stream()).weight);
         continue;
       }
-      check(argument == 1 || (argument == 2 && has_bias_), "[linear] spans have no gradient");
+      check(static_cast<size_t>(argument) < u_index(), "[linear] spans have no gradient");
+      if (!format_->is_trainable()) {
+        gradients.push_back(mx::zeros_like(primals[static_cast<size_t>(argument)], stream()));
+        continue;
+      }
       if (!of_weight) {
-        of_weight = weight_gradient(cotangents[0], x, spans, weight.dtype(), bias_dtype, stream());
+        of_weight = weight_gradient(cotangents[0], x, spans, primals[1].dtype(), bias_dtype, stream());
       }
       gradients.push_back(argument == 1 ? of_weight->weight : *of_weight->bias);
     }
@@ -231,20 +276,24 @@ class Linear : public mx::UnaryPrimitive {
 
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
     mx::Shape shape = inputs[0].shape();
-    shape.back() = inputs[1].shape(0);
+    shape.back() = n_;
     return {shape};
   }
 
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& that = static_cast<const Linear&>(other);
-    return has_bias_ == that.has_bias_ && has_low_rank_ == that.has_low_rank_ && has_spans_ == that.has_spans_;
+    return format_->equals(*that.format_) && n_ == that.n_ && has_bias_ == that.has_bias_ &&
+           has_low_rank_ == that.has_low_rank_ && has_spans_ == that.has_spans_;
   }
 
   const char* name() const override { return "Linear"; }
 
  private:
-  size_t u_index() const { return has_bias_ ? 3 : 2; }  // V follows
+  size_t bias_index() const { return 1 + format_->arrays(); }
+  size_t u_index() const { return bias_index() + (has_bias_ ? 1 : 0); }  // V follows
 
+  std::shared_ptr<const WeightFormat> format_;
+  int n_;
   bool has_bias_;
   bool has_low_rank_;
   bool has_spans_;
@@ -252,9 +301,11 @@ class Linear : public mx::UnaryPrimitive {
 
 }  // namespace
 
-mx::array forward(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
+mx::array forward(const mx::array& x, const std::vector<mx::array>& weights, int n,
+                  std::shared_ptr<const WeightFormat> format, const std::optional<mx::array>& bias,
                   const LinearOptions& options, mx::Stream stream) {
-  std::vector<mx::array> inputs = {x, weight};
+  std::vector<mx::array> inputs = {x};
+  inputs.insert(inputs.end(), weights.begin(), weights.end());
   if (bias) {
     inputs.push_back(*bias);
   }
@@ -266,10 +317,16 @@ mx::array forward(const mx::array& x, const mx::array& weight, const std::option
     inputs.push_back(*options.spans);
   }
   mx::Shape shape = x.shape();
-  shape.back() = weight.shape(0);
-  auto node =
-      std::make_shared<Linear>(stream, bias.has_value(), options.low_rank.has_value(), options.spans.has_value());
+  shape.back() = n;
+  auto node = std::make_shared<Linear>(stream, std::move(format), n, bias.has_value(), options.low_rank.has_value(),
+                                       options.spans.has_value());
   return mx::array(shape, options.out_dtype.value_or(x.dtype()), std::move(node), std::move(inputs));
+}
+
+mx::array forward(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
+                  const LinearOptions& options, mx::Stream stream) {
+  static const auto format = std::make_shared<const FloatFormat>();
+  return forward(x, {weight}, weight.shape(0), format, bias, options, stream);
 }
 
 }  // namespace mamba::ops::linear_detail

@@ -1,0 +1,221 @@
+#include "mamba/ops/quantized_linear/forward.h"
+
+#include <mlx/ops.h>
+#include <mlx/primitives.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "mamba/base/error.h"
+#include "mamba/base/threads.h"
+#include "mamba/ops/cpu/node.h"
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/linear/multiply.h"
+#include "mamba/ops/linear/onednn.h"
+#include "mamba/ops/linear/weights.h"
+#include "mamba/ops/quantized_linear/kernel.h"
+
+namespace mamba::ops::quantized_detail {
+
+namespace mx = mlx::core;
+
+using linear_detail::float_type;
+using linear_detail::Product;
+using linear_detail::WeightFormat;
+using linear_detail::Weights;
+
+namespace {
+
+// The three arrays at inputs[first], as memory. Their copies, if any had to be made, live as long as the encoder's
+// work.
+Quantized read_quantized(const std::vector<mx::array>& inputs, size_t first, int group_size, int bits,
+                         mx::cpu::CommandEncoder& encoder) {
+  const mx::array codes = row_contiguous(inputs[first], encoder);
+  const mx::array scales = row_contiguous(inputs[first + 1], encoder);
+  const mx::array biases = row_contiguous(inputs[first + 2], encoder);
+  for (const mx::array* part : {&codes, &scales, &biases}) {
+    encoder.set_input_array(*part);
+  }
+  Quantized weight;
+  weight.codes = codes.data<uint8_t>();
+  weight.scales = scales.data<uint8_t>();
+  weight.biases = biases.data<uint8_t>();
+  weight.type = float_type(scales.dtype());
+  weight.group_size = group_size;
+  weight.bits = bits;
+  weight.n = codes.shape(0);
+  weight.k = int64_t{codes.shape(1)} * 32 / bits;
+  return weight;
+}
+
+// Many rows multiply a tile of W after another, each written out as floats that stay in the last-level cache.
+class QuantizedWeights : public Weights {
+ public:
+  explicit QuantizedWeights(const Quantized& weight) : weight_(weight) {
+    n = weight.n;
+    k = weight.k;
+  }
+
+  // Where unpacking the codes for every few rows costs as much as unpacking them once and writing them out.
+  int64_t few_rows_limit(Float) const override { return 32; }
+
+  int64_t workspace(int64_t rows, int64_t sequences, Float x) const override {
+    const int64_t many = tile_floats() + linear_detail::multiply_workspace(rows, sequences, k, x, tile_type(x));
+    return std::max(many, few_rows_workspace(rows, k, weight_.group_size));
+  }
+
+  void few(const Rows& x, const float* bias, const OutRows& y, float* workspace) const override {
+    few_rows(x, weight_, bias, y, workspace);
+  }
+
+  void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
+    const Float type = tile_type(product.left.rows.type);
+    const int64_t row_bytes = k * linear_detail::size_of(type);
+    const int64_t out_bytes = linear_detail::size_of(product.out.type);
+    auto* const tile = reinterpret_cast<uint8_t*>(workspace);
+    product.right.matrix = {.data = tile, .stride = k, .type = type};
+    const float* const bias = product.bias;
+    const int64_t step = tile_rows();
+    for (int64_t begin = 0; begin < n; begin += step) {
+      const int64_t count = std::min(step, n - begin);
+      parallel_for(count, 16, [&](int64_t from, int64_t to) {
+        for (int64_t row = from; row < to; ++row) {
+          dequantize_row(weight_, begin + row, type, tile + row * row_bytes);
+        }
+      });
+      product.n = count;
+      product.bias = bias == nullptr ? nullptr : bias + begin;
+      linear_detail::multiply(product, groups, workspace + tile_floats());
+      for (void*& row : product.out.rows) {
+        row = static_cast<uint8_t*>(row) + count * out_bytes;
+      }
+    }
+  }
+
+ private:
+  // 4 MiB of floats, and no fewer rows than keep the product busy.
+  static constexpr int64_t kTileFloats = 1 << 20;
+  static constexpr int64_t kMinTileRows = 384;
+
+  int64_t tile_rows() const {
+    return std::min(n, std::max(kMinTileRows, kTileFloats / std::max<int64_t>(1, k) / kMinTileRows * kMinTileRows));
+  }
+  int64_t tile_floats() const { return linear_detail::copied_floats(tile_rows(), k); }
+
+  // bfloat16 where oneDNN multiplies it and no precision of the scales is lost.
+  Float tile_type(Float x) const {
+    const bool narrow = x == weight_.type && x == Float::kBfloat16 && linear_detail::prefers_onednn(x, x);
+    return narrow ? Float::kBfloat16 : Float::kFloat32;
+  }
+
+  Quantized weight_;
+};
+
+class QuantizedFormat : public WeightFormat {
+ public:
+  QuantizedFormat(int group_size, int bits) : group_size_(group_size), bits_(bits) {}
+
+  size_t arrays() const override { return 3; }
+
+  std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, mx::cpu::CommandEncoder& encoder) const override {
+    return std::make_unique<QuantizedWeights>(read_quantized(inputs, 1, group_size_, bits_, encoder));
+  }
+
+  bool equals(const WeightFormat& other) const override {
+    const auto* same = dynamic_cast<const QuantizedFormat*>(&other);
+    return same != nullptr && same->group_size_ == group_size_ && same->bits_ == bits_;
+  }
+
+  mx::array dense(const std::vector<mx::array>& inputs, mx::Stream stream) const override {
+    const QuantizedWeight weight{
+        .codes = inputs[1], .scales = inputs[2], .biases = inputs[3], .group_size = group_size_, .bits = bits_};
+    return dequantized_rows(weight, {}, mx::float32, stream);
+  }
+
+  bool is_trainable() const override { return false; }
+
+ private:
+  int group_size_;
+  int bits_;
+};
+
+struct RowsSettings {
+  int group_size;
+  int bits;
+  bool has_indices;
+
+  bool operator==(const RowsSettings&) const = default;
+};
+
+class DequantizedRows : public cpu::CpuGradientNode<DequantizedRows, RowsSettings> {
+ public:
+  static constexpr const char* kOp = "dequantize";
+  using CpuGradientNode::CpuGradientNode;
+
+  // Inputs: codes, scales, biases, and the indices where there are some.
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    mx::array& out = outputs[0];
+    allocate(out);
+    if (out.size() == 0) {
+      return;
+    }
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const Quantized weight = read_quantized(inputs, 0, settings_.group_size, settings_.bits, encoder);
+    const int32_t* indices = nullptr;
+    if (settings_.has_indices) {
+      const mx::array list = row_contiguous(inputs[3], encoder);
+      encoder.set_input_array(list);
+      indices = list.data<int32_t>();
+    }
+    encoder.set_output_array(out);
+    const auto rows = static_cast<int64_t>(out.size()) / weight.k;
+    const Float type = float_type(out.dtype());
+    auto* to = out.data<uint8_t>();
+    encoder.dispatch([=] {
+      const int64_t bytes = weight.k * linear_detail::size_of(type);
+      parallel_for(rows, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          // An index outside the rows is the caller's fault, but must not read outside them.
+          const int64_t from = indices == nullptr ? row : std::clamp<int64_t>(indices[row], 0, weight.n - 1);
+          dequantize_row(weight, from, type, to + row * bytes);
+        }
+      });
+    });
+  }
+
+  // As in quantized_linear, the parts are constants.
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>&,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    std::vector<mx::array> zeros;
+    for (const int argument : argnums) {
+      zeros.push_back(mx::zeros_like(primals[static_cast<size_t>(argument)], stream()));
+    }
+    return zeros;
+  }
+
+  const char* name() const override { return "DequantizedRows"; }
+};
+
+}  // namespace
+
+mx::array forward(const mx::array& x, const QuantizedWeight& weight, const std::optional<mx::array>& bias,
+                  const LinearOptions& options, mx::Stream stream) {
+  return linear_detail::forward(x, {weight.codes, weight.scales, weight.biases}, weight.rows(),
+                                std::make_shared<const QuantizedFormat>(weight.group_size, weight.bits), bias, options,
+                                stream);
+}
+
+mx::array dequantized_rows(const QuantizedWeight& weight, const std::optional<mx::array>& indices, mx::Dtype dtype,
+                           mx::Stream stream) {
+  std::vector<mx::array> inputs = {weight.codes, weight.scales, weight.biases};
+  mx::Shape shape = {weight.rows()};
+  if (indices) {
+    inputs.push_back(*indices);
+    shape = indices->shape();
+  }
+  shape.push_back(weight.columns());
+  const RowsSettings settings{.group_size = weight.group_size, .bits = weight.bits, .has_indices = indices.has_value()};
+  return mx::array(shape, dtype, std::make_shared<DequantizedRows>(stream, settings), std::move(inputs));
+}
+
+}  // namespace mamba::ops::quantized_detail
