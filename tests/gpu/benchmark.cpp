@@ -163,7 +163,7 @@ Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
     mx::synchronize();
     const auto start = Clock::now();
     train::Gradients g = train::loss_and_gradients(model, trainable, example, model.initial_state(batch),
-                                                   static_cast<double>(batch) * length, recompute);
+                                                   static_cast<double>(batch) * length, {.recompute = recompute});
     const mx::array norm = ops::global_norm(g.values);
     const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(1.0f), mx::add(norm, mx::array(1e-6f))));
     optimizer.step(trainable, std::move(g.values), 1e-4, scale);

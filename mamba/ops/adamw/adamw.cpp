@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "mamba/base/error.h"
+#include "mamba/ops/adamw/gpu.h"
 #include "mamba/ops/adamw/kernel.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
@@ -148,8 +149,7 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
   check_inputs(in);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    report_missing_kernel(kOp, stream);
-    return adamw_reference(in, options, stream);
+    return adamw_detail::gpu_update(in, options, stream);
   }
   const mx::Shape shape = in.parameter.shape();
   std::vector<mx::array> state;

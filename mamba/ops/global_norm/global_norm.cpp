@@ -9,6 +9,7 @@
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/global_norm/gpu.h"
 #include "mamba/ops/global_norm/kernel.h"
 
 namespace mamba::ops {
@@ -76,8 +77,7 @@ mx::array global_norm(const std::vector<mx::array>& arrays, mx::StreamOrDevice s
   }
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    report_missing_kernel(kOp, stream);
-    return global_norm_reference(arrays, stream);
+    return global_norm_detail::gpu_norm(arrays, stream);
   }
   return mx::array({}, mx::float32, std::make_shared<GlobalNorm>(stream, Settings{}), arrays);
 }

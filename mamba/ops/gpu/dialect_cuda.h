@@ -38,6 +38,9 @@ MAMBA_FN float mamba_log2(float x) {
 MAMBA_FN float mamba_not_a_number() {
   return __int_as_float(0x7fc00000);
 }
+MAMBA_FN float mamba_sqrt(float x) {
+  return sqrtf(x);
+}
 MAMBA_FN float mamba_fma(float a, float b, float c) {
   return fmaf(a, b, c);
 }

@@ -50,6 +50,9 @@ MAMBA_FN float mamba_log2(float x) {
 MAMBA_FN float mamba_not_a_number() {
   return std::bit_cast<float>(0x7fc00000);
 }
+MAMBA_FN float mamba_sqrt(float x) {
+  return std::sqrt(x);
+}
 MAMBA_FN float mamba_fma(float a, float b, float c) {
   return std::fma(a, b, c);
 }

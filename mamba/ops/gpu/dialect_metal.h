@@ -34,6 +34,9 @@ MAMBA_FN float mamba_log2(float x) {
 MAMBA_FN float mamba_not_a_number() {
   return as_type<float>(0x7fc00000);
 }
+MAMBA_FN float mamba_sqrt(float x) {
+  return metal::precise::sqrt(x);
+}
 MAMBA_FN float mamba_fma(float a, float b, float c) {
   return metal::fma(a, b, c);
 }

@@ -166,6 +166,8 @@ std::vector<mx::array> Kernel::operator()(const std::vector<mx::array>& inputs, 
   }
   for (const auto& [name, value] : constants) {
     key.push_back(key_of(value));
+    check(key.back() >= 0, "[{}] {} is {}: a kernel's constants are part of its name and not negative", name_, name,
+          key.back());
   }
   std::shared_ptr<mx::Primitive> primitive;
   {

@@ -41,6 +41,10 @@ struct Plan {
   int tokens, width, words, ignored, piece;
   mx::Stream s;
 
+  // Constants are part of a kernel's name and cannot be negative, as ignored tokens usually are.
+  int ignored_high() const { return (ignored >> 16) & 0xffff; }
+  int ignored_low() const { return ignored & 0xffff; }
+
   // Tokens [begin, end) of an array whose first axis counts them.
   mx::array part(const mx::array& a, int begin) const {
     mx::Shape start(a.ndim(), 0);
@@ -79,7 +83,8 @@ std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& i
     const int count = logits.shape(0);
     const std::vector<mx::array> out = forward_kernel()(
         {logits, gpu::contiguous(plan.part(in[2], begin), plan.s)}, {{count}, {count}}, {mx::float32, mx::float32},
-        {{count, 1, 1}, kThreads}, {{"kThreads", kThreads}, {"kIgnored", plan.ignored}}, plan.s);
+        {{count, 1, 1}, kThreads},
+        {{"kThreads", kThreads}, {"kIgnoredHigh", plan.ignored_high()}, {"kIgnoredLow", plan.ignored_low()}}, plan.s);
     log_probabilities.push_back(out[0]);
     log_sums.push_back(out[1]);
   }
@@ -106,7 +111,12 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
     const mx::array gradient =
         gradient_kernel()({logits, whole(in[2]), whole(log_sums), whole(cotangent)}, {logits.shape()}, {dtype},
                           {{(plan.words + kThreads * kPer - 1) / (kThreads * kPer), count, 1}, kThreads},
-                          {{"T", dtype}, {"kThreads", kThreads}, {"kPer", kPer}, {"kIgnored", plan.ignored}}, s)[0];
+                          {{"T", dtype},
+                           {"kThreads", kThreads},
+                           {"kPer", kPer},
+                           {"kIgnoredHigh", plan.ignored_high()},
+                           {"kIgnoredLow", plan.ignored_low()}},
+                          s)[0];
     const mx::array turned = mx::transpose(gradient, s);
     const mx::array share = mx::astype(part, dtype, s);
     if (dtype == mx::float32) {

@@ -39,8 +39,9 @@ if (thread == 0) {
   }
   const float log_sum = kLn2 * (maximum + mamba_log2(sum));
   const int target = int(targets[row]);
+  const int ignored = int((uint32_t(kIgnoredHigh) << 16) | uint32_t(kIgnoredLow));
   const bool known = target >= 0 && target < words;
   log_sums[row] = log_sum;
   const float chosen = known ? float(logits[start + target]) : 0.0f;
-  log_probability[row] = target == kIgnored ? 0.0f : (known ? chosen - log_sum : mamba_not_a_number());
+  log_probability[row] = target == ignored ? 0.0f : (known ? chosen - log_sum : mamba_not_a_number());
 }

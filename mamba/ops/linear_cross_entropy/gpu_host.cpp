@@ -15,7 +15,8 @@ void forward(const host::Launch& launch) {
   MAMBA_HOST_IN(targets);
   MAMBA_HOST_OUT(log_probability);
   MAMBA_HOST_OUT(log_sums);
-  MAMBA_HOST_INT(kIgnored);
+  MAMBA_HOST_INT(kIgnoredHigh);
+  MAMBA_HOST_INT(kIgnoredLow);
 #include "mamba/ops/linear_cross_entropy/gpu_forward.h"
 }
 
@@ -25,7 +26,8 @@ void gradient(const host::Launch& launch) {
   MAMBA_HOST_IN(log_sums);
   MAMBA_HOST_IN(cotangent);
   MAMBA_HOST_OUT(gradient);
-  MAMBA_HOST_INT(kIgnored);
+  MAMBA_HOST_INT(kIgnoredHigh);
+  MAMBA_HOST_INT(kIgnoredLow);
   MAMBA_HOST_INT(kPer);
 #include "mamba/ops/linear_cross_entropy/gpu_gradient.h"
 }

@@ -1,0 +1,55 @@
+#include "mamba/ops/adamw/gpu.h"
+
+#include <mlx/ops.h>
+
+#include <vector>
+
+#include "mamba/ops/adamw/kernel.h"
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::embedded {
+std::string_view gpu_adamw_update();
+}  // namespace mamba::embedded
+
+namespace mamba::ops::adamw_detail {
+
+namespace mx = mlx::core;
+
+AdamWOutputs gpu_update(const AdamWInputs& in, const AdamWOptions& options, const mx::Stream& stream) {
+  static const gpu::Kernel kernel("mamba_adamw_update", embedded::gpu_adamw_update(),
+                                  {"parameter", "gradient", "m", "v", "average", "factors", "scale", "count"},
+                                  {"new_parameter", "new_m", "new_v", "new_average", "copy"});
+  constexpr int kThreads = 256;
+  constexpr int kPer = 4;
+  const mx::Shape& shape = in.parameter.shape();
+  const auto count = static_cast<int>(in.parameter.size());
+  const mx::Dtype copy_dtype = options.copy_dtype.value_or(mx::float32);
+  if (count == 0) {
+    return {in.parameter, in.m, in.v, in.average,
+            options.copy_dtype ? std::optional(mx::zeros(shape, copy_dtype, stream)) : std::nullopt};
+  }
+  const Factors f = factors_of(options);
+  const mx::array factors({f.beta1, f.one_minus_beta1, f.beta2, f.one_minus_beta2, f.keep, f.step_size, f.root_of_bias2,
+                           f.eps, f.average_decay, f.one_minus_average_decay});
+  // Kernels take arrays of at least one axis.
+  const auto whole = [&](const mx::array& a) {
+    return gpu::contiguous(a.ndim() == 0 ? mx::reshape(a, {1}, stream) : a, stream);
+  };
+  const std::vector<mx::array> out = kernel(
+      {whole(in.parameter), whole(in.gradient), whole(in.m), whole(in.v), in.average ? whole(*in.average) : factors,
+       factors, in.gradient_scale ? whole(*in.gradient_scale) : factors, mx::array({count})},
+      {shape, shape, shape, in.average ? shape : mx::Shape{1}, options.copy_dtype ? shape : mx::Shape{1}},
+      {mx::float32, mx::float32, mx::float32, mx::float32, copy_dtype},
+      {{(count + kThreads * kPer - 1) / (kThreads * kPer), 1, 1}, kThreads},
+      {{"T", copy_dtype},
+       {"kThreads", kThreads},
+       {"kPer", kPer},
+       {"kHasScale", in.gradient_scale.has_value()},
+       {"kHasAverage", in.average.has_value()},
+       {"kHasCopy", options.copy_dtype.has_value()}},
+      stream);
+  return {out[0], out[1], out[2], in.average ? std::optional(out[3]) : std::nullopt,
+          options.copy_dtype ? std::optional(out[4]) : std::nullopt};
+}
+
+}  // namespace mamba::ops::adamw_detail

@@ -1,0 +1,43 @@
+#include "mamba/ops/adamw/gpu_host.h"
+
+#include "mamba/ops/gpu/dialect_host.h"
+#include "mamba/ops/gpu/kernel.h"
+
+namespace mamba::ops::gpu::dialect {
+namespace {
+
+using T = float;  // dtypes are the arrays' own business on the host
+
+void update(const host::Launch& launch) {
+  MAMBA_HOST_IN(parameter);
+  MAMBA_HOST_IN(gradient);
+  MAMBA_HOST_IN(m);
+  MAMBA_HOST_IN(v);
+  MAMBA_HOST_IN(average);
+  MAMBA_HOST_IN(factors);
+  MAMBA_HOST_IN(scale);
+  MAMBA_HOST_IN(count);
+  MAMBA_HOST_OUT(new_parameter);
+  MAMBA_HOST_OUT(new_m);
+  MAMBA_HOST_OUT(new_v);
+  MAMBA_HOST_OUT(new_average);
+  MAMBA_HOST_OUT(copy);
+  MAMBA_HOST_INT(kThreads);
+  MAMBA_HOST_INT(kPer);
+  MAMBA_HOST_BOOL(kHasScale);
+  MAMBA_HOST_BOOL(kHasAverage);
+  MAMBA_HOST_BOOL(kHasCopy);
+#include "mamba/ops/adamw/gpu_update.h"
+}
+
+}  // namespace
+}  // namespace mamba::ops::gpu::dialect
+
+namespace mamba::ops::adamw_detail {
+
+void use_host_kernels() {
+  gpu::set_host_body("mamba_adamw_update",
+                     [](const gpu::host::Launch& launch) { gpu::host::run(gpu::dialect::update, launch); });
+}
+
+}  // namespace mamba::ops::adamw_detail
