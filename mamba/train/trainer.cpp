@@ -9,6 +9,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/memory.h"
+#include "mamba/ops/accumulate/accumulate.h"
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/train/checkpoint.h"
 #include "mamba/train/data/permutation.h"
@@ -105,7 +106,11 @@ Trainer::Work Trainer::take_step(double learning_rate) {
       sums = std::move(got.values);
     } else {
       for (size_t i = 0; i < sums.size(); ++i) {
-        sums[i] = mx::add(mx::astype(sums[i], mx::float32), mx::astype(got.values[i], mx::float32));
+        mx::array sum = std::exchange(sums[i], nn::unset());
+        if (sum.dtype() != mx::float32) {
+          sum = mx::astype(sum, mx::float32);
+        }
+        sums[i] = ops::accumulate(std::move(sum), std::exchange(got.values[i], nn::unset()));
       }
       got.values.clear();
     }
