@@ -264,17 +264,18 @@ void dot_columns(const Left& left, Codes<T> w, int64_t columns, int64_t depth, b
                  int64_t out_stride) {
   constexpr int kCols = kColumnsOf[kRows - 1];
   int64_t j = 0;
-  const auto next = [&](int64_t count) {
-    j += count;
+  const auto skip = [&](int64_t count) {
     w.codes += count * w.row_bytes;
     w.scales += count * w.groups_stride;
     w.biases += count * w.groups_stride;
   };
-  for (; j + kCols <= columns; next(kCols)) {
+  for (; j + kCols <= columns; j += kCols) {
     dot_block<kRows, kCols, kBits>(left, w, depth, add, out + j, out_stride);
+    skip(kCols);
   }
-  for (; j < columns; next(1)) {
+  for (; j < columns; ++j) {
     dot_block<kRows, 1, kBits>(left, w, depth, add, out + j, out_stride);
+    skip(1);
   }
 }
 
