@@ -1,6 +1,6 @@
 // Times training steps of a model with random weights, 130m's shape unless told otherwise:
 //
-//   train_step_bench [float32|bfloat16] [batch] [length] [steps] [layers] [width]
+//   train_step_bench [float32|bfloat16] [batch] [length] [steps] [layers] [width] [vocab]
 //
 // and prints, for each step, seconds for loss and gradients, for norm and update, and tokens per second.
 #include <fmt/format.h>
@@ -27,12 +27,13 @@ int main(int argc, char** argv) {
   const int batch = argument(2, 1);
   const int length = argument(3, 512);
   const int steps = argument(4, 5);
-  models::Config config{.vocab_size = 50280, .d_model = argument(6, 768), .n_layer = argument(5, 24)};
+  const int vocab = argument(7, 50280);
+  models::Config config{.vocab_size = vocab, .d_model = argument(6, 768), .n_layer = argument(5, 24)};
   models::MambaLM model(config);
   models::initialize(model, 1);
   const train::Trainable trainable = [&](const nn::ParameterVisitor& visitor) { model.visit("", visitor); };
   train::Optimizer optimizer(trainable, {.compute_dtype = narrow ? mx::bfloat16 : mx::float32});
-  const mx::array ids = mx::astype(mx::random::randint(0, 50280, {batch, length + 1}), mx::int32);
+  const mx::array ids = mx::astype(mx::random::randint(0, vocab, {batch, length + 1}), mx::int32);
   const train::Batch example{.tokens = mx::contiguous(mx::slice(ids, {0, 0}, {batch, length})),
                              .targets = mx::contiguous(mx::slice(ids, {0, 1}, {batch, length + 1})),
                              .resets = std::nullopt,

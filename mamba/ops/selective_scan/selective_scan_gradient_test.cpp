@@ -8,6 +8,7 @@
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/cpu/test_golden.h"
+#include "mamba/ops/selective_scan/blelloch.h"
 #include "mamba/ops/selective_scan/reference.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 
@@ -70,6 +71,10 @@ SelectiveScanOutputs kernel(const SelectiveScanInputs& in) {
 }
 SelectiveScanOutputs reference(const SelectiveScanInputs& in) {
   return selective_scan_reference(in, mx::Device::cpu);
+}
+
+SelectiveScanOutputs blelloch(const SelectiveScanInputs& in) {
+  return selective_scan_blelloch(in, mx::Device::cpu);
 }
 
 // Gradients of sum(y * gy) + sum(state * gstate), in the order of names_in.
@@ -160,6 +165,12 @@ TEST_P(SelectiveScanGradients, AgreeWithTheReferenceInFloat64) {
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
     expect_like_the_reference(make_problem(GetParam(), dtype));
   }
+}
+
+TEST_P(SelectiveScanGradients, AgreeWithBlellochsScanInFloat64) {
+  const Problem problem = make_problem(GetParam());
+  expect_gradients(problem, gradients(problem, kernel), gradients(in_float64(problem), blelloch),
+                   tolerance(mx::float32));
 }
 
 TEST_P(SelectiveScanGradients, OptionalInputsMayBeAbsent) {

@@ -7,6 +7,7 @@
 
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/test_arrays.h"
+#include "mamba/ops/selective_scan/blelloch.h"
 #include "mamba/ops/selective_scan/reference.h"
 
 namespace mamba::ops {
@@ -139,6 +140,23 @@ TEST_P(SelectiveScanCases, AgreesWithTheReferenceInFloat64) {
     EXPECT_EQ(got.state.dtype(), mx::float32);
     expect_exact(got, exact(in));
   }
+}
+
+// Another order of the same operations, so what remains is float64's rounding.
+void expect_like_blelloch(const SelectiveScanInputs& in) {
+  const Exact want = exact(in);
+  const SelectiveScanOutputs got = selective_scan_blelloch(in_float64(in), mx::Device::cpu);
+  EXPECT_EQ(got.y.dtype(), mx::float64);
+  EXPECT_LT(worst_difference(got.y, want.value.y, want.magnitude.y), 1e-13);
+  EXPECT_LT(worst_difference(got.state, want.value.state, want.magnitude.state), 1e-13);
+  expect_exact(scan(in), {got, want.magnitude});
+}
+
+TEST_P(SelectiveScanCases, BlellochsScanGivesTheSame) {
+  expect_like_blelloch(make_inputs(GetParam()));
+  SelectiveScanInputs bare = make_inputs(GetParam(), mx::float32, 2);
+  bare.D = bare.z = bare.delta_bias = bare.initial_state = std::nullopt;
+  expect_like_blelloch(bare);
 }
 
 TEST_P(SelectiveScanCases, OptionalInputsMayBeAbsent) {
@@ -294,6 +312,7 @@ TEST(SelectiveScan, ReferenceAndKernelAgreeOnSpansWithResets) {
   }
   in.resets = mx::array(resets.begin(), {3, 70}, mx::uint8);
   expect_exact(scan(in), exact(in));
+  expect_like_blelloch(in);
 }
 
 TEST(SelectiveScan, ExtremeValues) {
