@@ -12,7 +12,9 @@ six. mambapy's side is MambaBlock.selective_scan, ours the op; beside them the s
 over time and as Blelloch's scan. step: one training step of mamba-130m's shape, 1 x 512, against transformers with
 mambapy's scan, AdamW included. lengths: one layer of that width with a small vocabulary, ours alone.
 
-Each round runs every side once; tables show medians and range. The machine should have nothing else to do.
+Each round runs every side once; tables show medians and range. Every line ends with the share of the processors that
+other processes had meanwhile: barriers between threads make some sides suffer from it far more than others, so lines
+with more than a few per cent are no comparison.
 """
 import argparse
 import json
@@ -40,11 +42,33 @@ def machine():
     return f"{cores} cores of {fields.get('model name')} (family {fields.get('cpu family')}, model {fields.get('model')}), {', '.join(units)}"
 
 
+class OtherLoad:
+    """The share of all processors that processes other than this one and its children have had since it was made."""
+
+    def __init__(self):
+        self.start = self.now()
+
+    @staticmethod
+    def now():
+        with open("/proc/stat", encoding="utf-8") as file:
+            ticks = [int(n) for n in file.readline().split()[1:9]]
+        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return busy - sum(os.times()[:4]), sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+    def share(self):
+        busy, total = (b - a for a, b in zip(self.start, self.now()))
+        return max(0.0, busy / max(total, 1e-9))
+
+
+def program(*arguments):
+    """Output of a program. A process inherits the peak memory of the one that started it, so a small shell does."""
+    arguments = [str(a) for a in arguments]
+    return subprocess.run(["sh", "-c", '"$@"; exit $?', "sh", *arguments], capture_output=True, text=True, check=True).stdout
+
+
 def ours(folder, scan, which, length, runs):
-    result = subprocess.run(
-        [os.path.join(folder, "selective_scan_compare_bench"), scan, which, str(length), str(runs), str(CHANNELS), str(STATES)],
-        capture_output=True, text=True, check=True)
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    out = program(os.path.join(folder, "selective_scan_compare_bench"), scan, which, length, runs, CHANNELS, STATES)
+    rows = [json.loads(line) for line in out.splitlines()]
     return [row["seconds"] for row in rows], rows[-1]["peak_mb"]
 
 
@@ -89,6 +113,7 @@ def compare_scan(args):
             sides = {name: [] for name in (*OURS, "mambapy")}
             peaks = {}
             theirs.run(which)
+            others = OtherLoad()
             for _ in range(args.rounds):
                 for name in OURS:
                     if length > args.limit.get((name, which), length):
@@ -96,14 +121,15 @@ def compare_scan(args):
                     seconds, peaks[name] = ours(args.folder, name, which, length, 5 if name == "kernel" else 1)
                     sides[name].append(statistics.median(seconds))
                 sides["mambapy"].append(theirs.run(which))
+            share = others.share()
             row = []
             for name, seconds in sides.items():
                 if seconds:
                     points.append({"scan": name, "pass": which, "length": length, "seconds": statistics.median(seconds),
-                                   "fastest": min(seconds), "slowest": max(seconds), "peak_mb": peaks.get(name)})
+                                   "fastest": min(seconds), "slowest": max(seconds), "peak_mb": peaks.get(name), "others": round(share, 3)})
                     row.append(f"{name} {shown(seconds)} ms")
             ratios = [b / a for a, b in zip(sides["kernel"], sides["mambapy"])]
-            print(f"L {length:6} {which:8} " + "   ".join(row) + f"   mambapy / kernel {shown(ratios, 1)}", flush=True)
+            print(f"L {length:6} {which:8} " + "   ".join(row) + f"   mambapy / kernel {shown(ratios, 1)}   others {share:.1%}", flush=True)
     if args.out:
         data = {"machine": machine(), "command": "bench/compare_mambapy.py " + " ".join(sys.argv[1:]), "rounds": args.rounds,
                 "threads": args.threads, "batch": 1, "channels": CHANNELS, "states": STATES, "dtype": "float32",
@@ -115,10 +141,8 @@ def compare_scan(args):
 
 def run_steps(folder, dtype, length, steps, layers, width, vocab):
     """Seconds of each step after the first, and peak memory in MB."""
-    result = subprocess.run(
-        [os.path.join(folder, "train_step_bench"), dtype, "1", str(length), str(steps), str(layers), str(width), str(vocab)],
-        capture_output=True, text=True, check=True)
-    rows = re.findall(r"gradients ([\d.]+) s, update ([\d.]+) s, .* peak (\d+) MB", result.stdout)
+    out = program(os.path.join(folder, "train_step_bench"), dtype, 1, length, steps, layers, width, vocab)
+    rows = re.findall(r"gradients ([\d.]+) s, update ([\d.]+) s, .* peak (\d+) MB", out)
     return [float(a) + float(b) for a, b, _ in rows[1:]], int(rows[-1][2])
 
 
@@ -155,23 +179,24 @@ def compare_step(args):
     for dtype in args.dtypes:
         theirs = Transformers(dtype)
         theirs.run()
-        mine, other = [], []
+        mine, other, load = [], [], OtherLoad()
         for _ in range(args.rounds):
             seconds, peak = run_steps(args.folder, dtype, 512, 3, 24, 768, 50280)
             mine.append(statistics.median(seconds))
             other.append(theirs.run())
         ratios = [b / a for a, b in zip(mine, other)]
         print(f"{dtype:8} mlx-mamba {shown(mine, 1, 2)} s, {peak} MB   transformers with mambapy {shown(other, 1, 2)} s   "
-              f"ratio {shown(ratios, 1)}", flush=True)
+              f"ratio {shown(ratios, 1)}   others {load.share():.1%}", flush=True)
 
 
 def table_of_lengths(args):
     for dtype in args.dtypes:
         for length in args.lengths:
+            load = OtherLoad()
             seconds, peak = run_steps(args.folder, dtype, length, 3, 1, args.width, 256)
             median = statistics.median(seconds)
-            print(f"{dtype:8} L {length:7} width {args.width}: {median:8.3f} s a step, {length / median:8.0f} tokens/s, {peak} MB",
-                  flush=True)
+            print(f"{dtype:8} L {length:7} width {args.width}: {median:8.3f} s a step, {length / median:8.0f} tokens/s, {peak} MB   "
+                  f"others {load.share():.1%}", flush=True)
 
 
 def main():
