@@ -8,6 +8,7 @@
 #include <array>
 #include <functional>
 
+#include "mamba/base/mix_bits.h"
 #include "mamba/text/byte_alphabet.h"
 #include "mamba/text/unicode.h"
 
@@ -17,13 +18,11 @@ namespace {
 constexpr size_t kCachedLength = 64;  // bytes of a word worth keeping
 constexpr size_t kCachedWords = 1 << 16;
 
-// A number in [0, 1), and the next state (SplitMix64, Steele et al. 2014).
+// A number in [0, 1), and the next state.
 double draw(uint64_t& state) {
-  state += 0x9E3779B97F4A7C15u;
-  uint64_t bits = state;
-  bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9u;
-  bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBu;
-  return static_cast<double>((bits ^ (bits >> 31)) >> 11) * 0x1p-53;
+  const uint64_t bits = mix_bits(state);
+  state += kSplitMixStep;
+  return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
 std::string byte_token(unsigned char byte) {

@@ -9,10 +9,10 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/memory.h"
+#include "mamba/base/mix_bits.h"
 #include "mamba/ops/accumulate/accumulate.h"
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/train/checkpoint.h"
-#include "mamba/train/data/permutation.h"
 #include "mamba/train/evaluation.h"
 #include "mamba/train/objective.h"
 

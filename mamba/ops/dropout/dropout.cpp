@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "mamba/base/error.h"
+#include "mamba/base/mix_bits.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/dropout/kernel.h"
@@ -19,16 +20,8 @@ namespace {
 
 constexpr const char* kOp = "dropout";
 
-// SplitMix64's finaliser (Steele et al. 2014): seeds that follow each other must not give shifted masks.
-uint64_t spread(uint64_t seed) {
-  seed = (seed + 0x9E3779B97F4A7C15u);
-  seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9u;
-  seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EBu;
-  return seed ^ (seed >> 31);
-}
-
 dropout_detail::Mask mask_of(double rate, uint64_t given_seed) {
-  const uint64_t seed = spread(given_seed);
+  const uint64_t seed = mix_bits(given_seed);  // or seeds that follow each other would give shifted masks
   return {.low = static_cast<uint32_t>(seed),
           .high = static_cast<uint32_t>(seed >> 32),
           .threshold = static_cast<uint32_t>(std::llround(rate * 0x1p31)),

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <vector>
 
+#include "mamba/base/mix_bits.h"
 #include "mamba/base/threads.h"
-#include "mamba/train/data/permutation.h"
 
 namespace mamba::train {
 namespace {

@@ -1,13 +1,8 @@
 #include "mamba/train/data/permutation.h"
 
-namespace mamba::train {
+#include "mamba/base/mix_bits.h"
 
-uint64_t mix_bits(uint64_t value) {
-  value += 0x9e3779b97f4a7c15u;
-  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-  value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-  return value ^ (value >> 31);
-}
+namespace mamba::train {
 
 Permutation::Permutation(int64_t count, uint64_t seed, uint64_t epoch)
     : count_(static_cast<uint64_t>(count)), half_bits_(1) {

@@ -5,9 +5,6 @@
 
 namespace mamba::train {
 
-// Well-mixed bits of `value` (the finaliser of SplitMix64, Steele et al. 2014): the same on every platform.
-uint64_t mix_bits(uint64_t value);
-
 // A Feistel network over the next power of four, walked until it lands in [0, count): four steps at most on average.
 class Permutation {
  public:

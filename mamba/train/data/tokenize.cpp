@@ -7,11 +7,11 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/file_lock.h"
+#include "mamba/base/mix_bits.h"
 #include "mamba/base/threads.h"
 #include "mamba/text/tokenizer_config.h"
 #include "mamba/train/data/document_encoder.h"
 #include "mamba/train/data/json_lines.h"
-#include "mamba/train/data/permutation.h"
 #include "mamba/train/data/source_reader.h"
 
 namespace mamba::train {

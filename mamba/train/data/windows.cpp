@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "mamba/base/error.h"
+#include "mamba/base/mix_bits.h"
 #include "mamba/train/data/permutation.h"
 
 namespace mamba::train {
