@@ -89,6 +89,16 @@ void allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
 }
 
+bool take_over(const mx::array& in, mx::array& out) {
+  // A buffer that MLX does not own, such as a mapped file, has size 0.
+  const bool free = in.is_donatable() && in.buffer_size() >= in.nbytes();
+  if (!free || !in.flags().row_contiguous || in.data_size() != in.size()) {
+    return false;
+  }
+  out.copy_shared_buffer(in);
+  return true;
+}
+
 float* workspace(int64_t floats, mx::cpu::CommandEncoder& encoder) {
   // Two axes, since one of more than INT_MAX floats cannot be written down.
   constexpr int64_t kRow = 1024;

@@ -30,6 +30,10 @@ mlx::core::array row_contiguous(const mlx::core::array& in, mlx::core::cpu::Comm
 // For eval_cpu: allocates `out` row-contiguous.
 void allocate(mlx::core::array& out);
 
+// For eval_cpu: gives `out` the memory of `in`, of the same shape and dtype, when `in` fills it row by row and nobody
+// else needs it; false, and `out` as before, otherwise.
+bool take_over(const mlx::core::array& in, mlx::core::array& out);
+
 // For eval_cpu: memory for `floats` of them, undefined, until what is dispatched next has run.
 float* workspace(int64_t floats, mlx::core::cpu::CommandEncoder& encoder);
 

@@ -33,9 +33,7 @@ class Accumulate : public cpu::CpuGradientNode<Accumulate, Settings> {
     const mx::array value = row_contiguous(inputs[1], encoder);
     encoder.set_input_array(value);
     accumulate_detail::Job job{};
-    // A buffer that MLX does not own has size 0.
-    if (inputs[0].is_donatable() && inputs[0].flags().row_contiguous && inputs[0].buffer_size() >= inputs[0].nbytes()) {
-      out.copy_shared_buffer(inputs[0]);
+    if (take_over(inputs[0], out)) {
       job.sum = out.data<float>();
     } else {
       const mx::array sum = row_contiguous(inputs[0], encoder);

@@ -1,7 +1,5 @@
 #include "mamba/ops/adamw/adamw.h"
 
-#include <mlx/transforms.h>
-
 #include <array>
 #include <cmath>
 #include <memory>
@@ -88,10 +86,7 @@ class AdamW : public mx::Primitive {
  private:
   // Where to read `in`; `out` takes over its memory if nobody else needs it.
   static const float* place(const mx::array& in, mx::array& out, mx::cpu::CommandEncoder& encoder) {
-    // A buffer that MLX does not own, such as a mapped file, has size 0.
-    if (in.is_donatable() && in.flags().row_contiguous && in.data_size() == in.size() &&
-        in.buffer_size() >= in.nbytes()) {
-      out.copy_shared_buffer(in);
+    if (take_over(in, out)) {
       return out.data<float>();
     }
     allocate(out);
@@ -155,7 +150,7 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
   std::vector<mx::array> state;
   for (mx::array* a : {&in.parameter, &in.m, &in.v, in.average ? &*in.average : nullptr}) {
     if (a != nullptr) {
-      mx::eval(*a);
+      a->eval();
       state.push_back(std::move(*a));
     }
   }

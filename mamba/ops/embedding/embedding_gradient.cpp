@@ -39,10 +39,7 @@ class EmbeddingGradient : public cpu::CpuGradientNode<EmbeddingGradient, Setting
     encoder.set_input_array(dy);
     embedding_detail::Job job{};
     const bool has_base = inputs.size() == 3;
-    // A buffer that MLX does not own has size 0.
-    if (has_base && inputs[2].dtype() == mx::float32 && inputs[2].is_donatable() && inputs[2].flags().row_contiguous &&
-        inputs[2].buffer_size() >= inputs[2].nbytes()) {
-      out.copy_shared_buffer(inputs[2]);
+    if (has_base && inputs[2].dtype() == mx::float32 && take_over(inputs[2], out)) {
       job.base = cpu::numbers_of(out);
     } else {
       allocate(out);
