@@ -56,4 +56,17 @@ mx::array keep_spans(const mx::array& a, const mx::array& spans, mx::StreamOrDev
   return mx::where(mx::expand_dims(inside, 2, s), a, mx::array(0, a.dtype()), s);
 }
 
+mx::array finished_product(mx::array y, bool has_bias, const LinearOptions& options, mx::Dtype out_dtype,
+                           mx::StreamOrDevice s) {
+  if (options.low_rank) {
+    const mx::array V = mx::astype(options.low_rank->V, mx::float32, s);
+    const mx::array wide = mx::astype(y, mx::float32, s);
+    y = mx::addmm(wide, options.low_rank->u, mx::transpose(V, s), 1.0f, 1.0f, s);
+  }
+  if (options.spans && (has_bias || options.low_rank)) {
+    y = keep_spans(y, *options.spans, s);
+  }
+  return mx::astype(y, out_dtype, s);
+}
+
 }  // namespace mamba::ops

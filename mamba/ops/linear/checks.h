@@ -21,4 +21,8 @@ void check_linear(const char* op, const mlx::core::array& x, int n, int k, const
 // a (B, L, C) with 0 in the rows outside `spans` (B, 2).
 mlx::core::array keep_spans(const mlx::core::array& a, const mlx::core::array& spans, mlx::core::StreamOrDevice s);
 
+// What is left to do with x W^T + bias where MLX multiplied: the low-rank term, rows outside the spans, and the dtype.
+mlx::core::array finished_product(mlx::core::array y, bool has_bias, const LinearOptions& options,
+                                  mlx::core::Dtype out_dtype, mlx::core::StreamOrDevice s);
+
 }  // namespace mamba::ops

@@ -2,6 +2,8 @@
 
 #include <mlx/ops.h>
 
+#include <utility>
+
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/checks.h"
 #ifndef __APPLE__
@@ -26,15 +28,7 @@ mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::
   const mx::array columns = mx::transpose(mx::astype(weight, dtype, stream), stream);
   mx::array y = bias ? mx::addmm(mx::astype(*bias, dtype, stream), rows, columns, 1.0f, 1.0f, stream)
                      : mx::matmul(rows, columns, stream);
-  if (options.low_rank) {
-    const mx::array V = mx::astype(options.low_rank->V, mx::float32, stream);
-    const mx::array wide = mx::astype(y, mx::float32, stream);
-    y = mx::addmm(wide, options.low_rank->u, mx::transpose(V, stream), 1.0f, 1.0f, stream);
-  }
-  if (options.spans && (bias || options.low_rank)) {
-    y = keep_spans(y, *options.spans, stream);
-  }
-  return mx::astype(y, out_dtype, stream);
+  return finished_product(std::move(y), bias.has_value(), options, out_dtype, stream);
 }
 
 }  // namespace

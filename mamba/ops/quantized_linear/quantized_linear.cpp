@@ -2,6 +2,8 @@
 
 #include <mlx/ops.h>
 
+#include <utility>
+
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/checks.h"
@@ -32,15 +34,7 @@ mx::array by_mlx(const mx::array& x, const QuantizedWeight& weight, const std::o
   if (bias) {
     y = mx::add(y, mx::astype(*bias, dtype, stream), stream);
   }
-  if (options.low_rank) {
-    const mx::array V = mx::astype(options.low_rank->V, mx::float32, stream);
-    const mx::array wide = mx::astype(y, mx::float32, stream);
-    y = mx::addmm(wide, options.low_rank->u, mx::transpose(V, stream), 1.0f, 1.0f, stream);
-  }
-  if (options.spans && (bias || options.low_rank)) {
-    y = keep_spans(y, *options.spans, stream);
-  }
-  return mx::astype(y, out_dtype, stream);
+  return finished_product(std::move(y), bias.has_value(), options, out_dtype, stream);
 }
 
 mx::array dequantized_by_mlx(const QuantizedWeight& weight, mx::Dtype dtype, mx::StreamOrDevice s) {
