@@ -286,10 +286,7 @@ ExpressionPtr ExpressionParser::postfix(ExpressionPtr subject) {
     } else if (cursor_.accept("[")) {
       subject = subscript(std::move(subject));
     } else if (cursor_.at("(")) {
-      ExpressionPtr out = make(Kind::kCall);
-      out->parts.push_back(std::move(subject));
-      arguments(*out);
-      subject = std::move(out);
+      subject = call(std::move(subject));
     } else {
       return subject;
     }
@@ -313,6 +310,13 @@ ExpressionPtr ExpressionParser::subscript(ExpressionPtr subject) {
     cursor_.fail("a slice has at most three parts");
   }
   out->parts.resize(out->kind == Kind::kSlice ? 4 : 2);
+  return out;
+}
+
+ExpressionPtr ExpressionParser::call(ExpressionPtr subject) {
+  ExpressionPtr out = make(Kind::kCall);
+  out->parts.push_back(std::move(subject));
+  arguments(*out);
   return out;
 }
 
@@ -367,10 +371,7 @@ ExpressionPtr ExpressionParser::filters_and_tests(ExpressionPtr subject) {
     } else if (cursor_.accept_word("is")) {
       subject = test(std::move(subject));
     } else if (cursor_.at("(")) {
-      ExpressionPtr out = make(Kind::kCall);
-      out->parts.push_back(std::move(subject));
-      arguments(*out);
-      subject = std::move(out);
+      subject = call(std::move(subject));
     } else {
       return subject;
     }

@@ -38,6 +38,7 @@ class ExpressionParser {
   ExpressionPtr subscript(ExpressionPtr subject);
   ExpressionPtr filters_and_tests(ExpressionPtr subject);
   ExpressionPtr test(ExpressionPtr subject);
+  ExpressionPtr call(ExpressionPtr subject);
   void arguments(Expression& out);
 
   Cursor& cursor_;
