@@ -195,12 +195,7 @@ RunPlan plan_run(const TrainingOptions& o, const std::string& command, const tra
     if (o.data.empty()) {
       throw UsageError("--data is missing: name the files or folders to train on");
     }
-    std::error_code ignored;
-    if (fs::exists(plan.path / "config.json", ignored)) {
-      throw UsageError(fmt::format(
-          "--out {}: a run (or a model) is there already: go on with it by --resume, or name another folder",
-          plan.path.string()));
-    }
+    train::RunFolder::check_free(plan.path);
     plan.settings = o.settings(defaults);
     plan.data = absolute(o.data);
     plan.eval_data = absolute(o.eval_data);

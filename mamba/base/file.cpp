@@ -52,15 +52,15 @@ class Descriptor {
   bool regular_ = false;
 };
 
+}  // namespace
+
 void sync_directory(const fs::path& directory) {
   const int fd = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd >= 0) {
-    ::fsync(fd);  // the rename itself must survive a power cut; a file system that cannot is not an error
+    ::fsync(fd);
     ::close(fd);
   }
 }
-
-}  // namespace
 
 std::string read_file(const fs::path& path, uint64_t limit) {
   const Descriptor file(path);

@@ -64,6 +64,9 @@ void make_directories(const std::filesystem::path& path);
 // Where what can be made anew is kept: $MLX_MAMBA_CACHE, else mlx-mamba in $XDG_CACHE_HOME or in ~/.cache.
 std::filesystem::path cache_directory();
 
+// Makes names that were renamed or removed in the folder durable (fsync). A file system that cannot is no error.
+void sync_directory(const std::filesystem::path& directory);
+
 // A read-only private mapping of a whole file; an empty file maps to an empty span. Movable.
 class MappedFile {
  public:

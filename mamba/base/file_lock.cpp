@@ -42,7 +42,7 @@ FileLock::FileLock(const fs::path& path, const std::function<void()>& waiting) {
     fd_ = -1;
     if (error == ENOSYS || error == EOPNOTSUPP || error == ENOTSUP || error == ENOLCK) {
       // Whoever is locked out writes the same bytes or renames a whole file, so this costs time, not data.
-      warn_once(fmt::format("{}: this file system has no locks; do not let two processes fill one cache at once",
+      warn_once(fmt::format("{}: this file system has no locks; do not let two processes write in one folder at once",
                             path.string()));
       return;
     }

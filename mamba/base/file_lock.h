@@ -6,8 +6,8 @@
 
 namespace mamba {
 
-// An exclusive flock on a lock file, which stays behind as Python's filelock leaves it. `waiting` is called about ten
-// times a second while another process (or thread) holds it, and may throw to give up.
+// An exclusive flock on a lock file, which stays behind as Python's filelock leaves it. `waiting` is called at once and
+// then about ten times a second while another process (or thread) holds it, and may throw to give up.
 class FileLock {
  public:
   FileLock(const std::filesystem::path& path, const std::function<void()>& waiting);

@@ -1,7 +1,6 @@
 #include "mamba/train/run_folder.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +19,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr const char* kConfig = "config.json";
 constexpr const char* kCheckpoints = "checkpoints";
 constexpr const char* kUnfinished = ".unfinished-";  // before a name: not to be taken for a checkpoint
 constexpr const char* kMetrics = "metrics.jsonl";
@@ -50,44 +50,26 @@ void rename_or_throw(const fs::path& from, const fs::path& to) {
   check(!error, "{}: cannot be renamed to {}: {}", from.string(), to.filename().string(), error.message());
 }
 
-// What was renamed must survive a power cut; a file system that cannot promise that is no error.
-void sync_folder(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd >= 0) {
-    ::fsync(fd);
-    ::close(fd);
-  }
-}
-
 }  // namespace
 
-RunFolder::RunFolder(fs::path path) : path_(std::move(path)) {}
+RunFolder::RunFolder(fs::path path)
+    : path_(std::move(path)), lock_(std::make_unique<FileLock>(path_ / ".lock", [this] {
+        throw Error(fmt::format("{}: another process is training in this folder", path_.string()));
+      })) {}
 
-RunFolder::RunFolder(RunFolder&& other) noexcept
-    : path_(std::move(other.path_)), lock_(std::exchange(other.lock_, -1)) {}
-
-RunFolder& RunFolder::operator=(RunFolder&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(lock_, other.lock_);
-  return *this;
-}
-
-RunFolder::~RunFolder() {
-  if (lock_ >= 0) {
-    ::close(lock_);
-  }
-}
-
-RunFolder RunFolder::create(const fs::path& path, const Json& config) {
+void RunFolder::check_free(const fs::path& path) {
   std::error_code ignored;
-  if (fs::exists(path / "config.json", ignored)) {
+  if (fs::exists(path / kConfig, ignored)) {
     throw UsageError(
         fmt::format("--out {}: a run (or a model) is there already: go on with it by --resume, or name another folder",
                     path.string()));
   }
+}
+
+RunFolder RunFolder::create(const fs::path& path, const Json& config) {
+  check_free(path);
   make_directories(path / kCheckpoints);
   RunFolder folder(path);
-  folder.lock();
   folder.clean();
   folder.write_config(config);
   return folder;
@@ -95,22 +77,12 @@ RunFolder RunFolder::create(const fs::path& path, const Json& config) {
 
 RunFolder RunFolder::open(const fs::path& path) {
   std::error_code ignored;
-  if (!fs::exists(path / "config.json", ignored) || !fs::is_directory(path / kCheckpoints, ignored)) {
+  if (!fs::exists(path / kConfig, ignored) || !fs::is_directory(path / kCheckpoints, ignored)) {
     throw UsageError(fmt::format("--out {}: there is no run to resume", path.string()));
   }
   RunFolder folder(path);
-  folder.lock();
   folder.clean();
   return folder;
-}
-
-void RunFolder::lock() {
-  const fs::path file = path_ / ".lock";
-  lock_ = ::open(file.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0666);
-  check(lock_ >= 0, "{}: cannot be written: {}", file.string(), std::strerror(errno));
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    throw Error(fmt::format("{}: another process is training in this folder", path_.string()));
-  }
 }
 
 void RunFolder::clean() {
@@ -127,11 +99,11 @@ fs::path RunFolder::checkpoint_path(int64_t step) const {
 }
 
 Json RunFolder::config() const {
-  return read_json(path_ / "config.json");
+  return read_json(path_ / kConfig);
 }
 
 void RunFolder::write_config(const Json& config) {
-  write_file(path_ / "config.json", config.dump(2) + "\n");
+  write_file(path_ / kConfig, config.dump(2) + "\n");
 }
 
 std::vector<int64_t> RunFolder::checkpoints() const {
@@ -162,7 +134,7 @@ void RunFolder::link(const char* name, int64_t step) {
   fs::create_directory_symlink(fs::path(kCheckpoints) / step_name(step), unfinished, error);
   check(!error, "{}: cannot be written: {}", unfinished.string(), error.message());
   rename_or_throw(unfinished, path_ / name);
-  sync_folder(path_);
+  sync_directory(path_);
 }
 
 void RunFolder::save(int64_t step, bool is_best, const std::function<void(const fs::path&)>& write) {
@@ -172,7 +144,7 @@ void RunFolder::save(int64_t step, bool is_best, const std::function<void(const 
   make_directories(unfinished);
   try {
     write(unfinished);
-    sync_folder(unfinished);
+    sync_directory(unfinished);
   } catch (...) {
     remove_whole(unfinished);
     throw;
@@ -187,15 +159,11 @@ void RunFolder::save(int64_t step, bool is_best, const std::function<void(const 
   } else {
     rename_or_throw(unfinished, place);
   }
-  sync_folder(path_ / kCheckpoints);
+  sync_directory(path_ / kCheckpoints);
   link("last", step);
   if (is_best) {
     link("best", step);
   }
-}
-
-void RunFolder::mark_best(int64_t step) {
-  link("best", step);
 }
 
 void RunFolder::keep(int64_t count) {

@@ -13,26 +13,27 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "mamba/base/file_lock.h"
 #include "mamba/base/json.h"
 
 namespace mamba::train {
 
 class RunFolder {
  public:
-  // Makes a new run's folder with its config.json. Throws UsageError when the folder holds a run already, and Error
-  // when another process trains there or nothing can be written.
+  // Throws UsageError when the folder holds a run already.
+  static void check_free(const std::filesystem::path& path);
+
+  // Makes a new run's folder with its config.json. Throws as check_free() does, and Error when another process
+  // trains there or nothing can be written.
   static RunFolder create(const std::filesystem::path& path, const Json& config);
 
   // Opens one that exists, removing what a killed process left half-written. Throws UsageError when there is none.
   static RunFolder open(const std::filesystem::path& path);
-
-  ~RunFolder();
-  RunFolder(RunFolder&& other) noexcept;
-  RunFolder& operator=(RunFolder&& other) noexcept;
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path checkpoint_path(int64_t step) const;  // checkpoints/step-N
@@ -49,9 +50,6 @@ class RunFolder {
   // When `write` throws, nothing has changed.
   void save(int64_t step, bool is_best, const std::function<void(const std::filesystem::path&)>& write);
 
-  // Names a checkpoint that is there as the best.
-  void mark_best(int64_t step);
-
   // Removes checkpoints but the newest `count`, `last` and `best`.
   void keep(int64_t count);
 
@@ -62,15 +60,14 @@ class RunFolder {
   std::vector<Json> rewind_metrics(int64_t step);
 
  private:
-  explicit RunFolder(std::filesystem::path path);
+  explicit RunFolder(std::filesystem::path path);  // locks it
 
   std::optional<int64_t> linked(const char* name) const;
   void link(const char* name, int64_t step);
-  void lock();
   void clean();
 
   std::filesystem::path path_;
-  int lock_ = -1;
+  std::unique_ptr<FileLock> lock_;
 };
 
 }  // namespace mamba::train
