@@ -168,7 +168,8 @@ train::RunFolder start_folder(RunPlan& plan, const Training& training, const Dat
   plan.config["data_size"] = describe(data);
   plan.config["trainable_parameters"] = [&] {
     int64_t count = 0;
-    training.trainable([&](const std::string&, mlx::core::array& a) { count += static_cast<int64_t>(a.size()); });
+    training.trainable.visit("",
+                             [&](const std::string&, mlx::core::array& a) { count += static_cast<int64_t>(a.size()); });
     return count;
   }();
   if (plan.folder) {
@@ -254,13 +255,19 @@ fs::path run_tokenizer(const RunPlan& plan) {
   return fs::exists(file, ignored) ? file : fs::path();
 }
 
-void save_full_model(const fs::path& directory, const models::Config& config, const nn::ParameterMap& parameters,
-                     const fs::path& tokenizer) {
-  io::save_checkpoint(directory, io::to_save(parameters));
-  if (!tokenizer.empty()) {
-    text::copy_tokenizer_files(tokenizer, directory);
-  }
-  write_file(directory / "config.json", models::hugging_face_config(config, "float32").dump(2) + "\n");
+Training whole_model(const RunPlan& plan, models::MambaLM& model, fs::path tokenizer) {
+  return {.model = model,
+          .trainable = train::Trainable::of(model),
+          .save =
+              [&plan, config = model.config()](const fs::path& directory, const nn::ParameterMap& parameters) {
+                io::save_checkpoint(directory, io::to_save(parameters));
+                if (const fs::path kept = run_tokenizer(plan); !kept.empty()) {
+                  text::copy_tokenizer_files(kept, directory);
+                }
+                write_file(directory / "config.json", models::hugging_face_config(config, "float32").dump(2) + "\n");
+              },
+          .after_save = {},
+          .tokenizer = std::move(tokenizer)};
 }
 
 int execute(RunPlan& plan, Training training) {

@@ -52,8 +52,7 @@ struct Training {
 // Trains to the end or until a signal. Returns the exit code.
 int execute(RunPlan& plan, Training training);
 
-// Writes a checkpoint's config.json, weights and tokenizer in Hugging Face's layout.
-void save_full_model(const std::filesystem::path& directory, const models::Config& config,
-                     const nn::ParameterMap& parameters, const std::filesystem::path& tokenizer);
+// All parameters of `model`, kept as a model in Hugging Face's layout. Refers to `plan` and `model`.
+Training whole_model(const RunPlan& plan, models::MambaLM& model, std::filesystem::path tokenizer);
 
 }  // namespace mamba::cli

@@ -40,7 +40,7 @@ std::pair<mx::array, models::State> summed_loss(const models::MambaLM& model, co
 int embeddings_index(const Trainable& trainable) {
   int found = -1;
   int index = 0;
-  trainable([&](const std::string& path, mx::array&) {
+  trainable.visit("", [&](const std::string& path, mx::array&) {
     if (path == kEmbeddings) {
       found = index;
     }
@@ -53,7 +53,7 @@ int embeddings_index(const Trainable& trainable) {
 
 Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable, const Batch& batch,
                              const models::State& state, double divisor, const ObjectiveOptions& options) {
-  const std::vector<mx::array> parameters = arrays_of(trainable);
+  const std::vector<mx::array> parameters = nn::parameter_list(trainable);
   check(!parameters.empty(), "[loss_and_gradients] nothing is trainable");
   const int embeddings = embeddings_index(trainable);
   std::vector<mx::array> primals = parameters;
@@ -69,7 +69,7 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     wanted.push_back(static_cast<int>(parameters.size()));
   }
   const auto loss = [&](const std::vector<mx::array>& in) {
-    put_arrays(trainable, {in.begin(), in.end() - 1});
+    nn::set_parameter_list(trainable, {in.begin(), in.end() - 1});
     auto [sum, after] = summed_loss(model, in.back(), batch, state, options);
     std::vector<mx::array> out = {mx::multiply(sum, mx::array(static_cast<float>(1.0 / divisor)))};
     for (const mx::array& a : after.arrays()) {
@@ -81,10 +81,10 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
   try {
     result = mx::value_and_grad(loss, wanted)(primals);
   } catch (...) {
-    put_arrays(trainable, parameters);
+    nn::set_parameter_list(trainable, parameters);
     throw;
   }
-  put_arrays(trainable, parameters);
+  nn::set_parameter_list(trainable, parameters);
 
   auto& [values, gradients] = result;
   if (embeddings >= 0) {

@@ -37,7 +37,7 @@ bool decays(const std::string& path) {
 
 Optimizer::Optimizer(const Trainable& trainable, const OptimizerOptions& options) : options_(options) {
   std::vector<mx::array> made;
-  trainable([&](const std::string& path, mx::array& value) {
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
     const mx::array master = mx::astype(value, mx::float32);
     Slot slot{path, own_zeros(master), own_zeros(master), std::nullopt, std::nullopt};
     if (options_.average_decay > 0) {
@@ -69,7 +69,7 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
   options.average_decay = std::min(options_.average_decay, (1 + done) / (10 + done));
   size_t next = 0;
   std::vector<mx::array> results;
-  trainable([&](const std::string& path, mx::array& value) {
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
     Slot& slot = slots_[next];
     check(slot.path == path, "[Optimizer] {} came where {} was expected", path, slot.path);
     options.weight_decay = decays(path) ? options_.weight_decay : 0;
@@ -104,7 +104,7 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
 nn::ParameterMap Optimizer::result(const Trainable& trainable) const {
   nn::ParameterMap out;
   size_t next = 0;
-  trainable([&](const std::string& path, mx::array& value) {
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
     const Slot& slot = slots_.at(next++);
     out.insert_or_assign(path, slot.average.value_or(slot.master.value_or(value)));
   });
@@ -114,7 +114,7 @@ nn::ParameterMap Optimizer::result(const Trainable& trainable) const {
 nn::ParameterMap Optimizer::moments(const Trainable& trainable) const {
   nn::ParameterMap out;
   size_t next = 0;
-  trainable([&](const std::string& path, mx::array& value) {
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
     const Slot& slot = slots_.at(next++);
     out.insert_or_assign("m." + path, slot.m);
     out.insert_or_assign("v." + path, slot.v);
@@ -127,7 +127,7 @@ nn::ParameterMap Optimizer::moments(const Trainable& trainable) const {
 
 Optimizer::Averaged::Averaged(const Optimizer& optimizer, const Trainable& trainable) : trainable_(trainable) {
   size_t next = 0;
-  trainable([&](const std::string&, mx::array& value) {
+  trainable.visit("", [&](const std::string&, mx::array& value) {
     const Slot& slot = optimizer.slots_.at(next++);
     parameters_.push_back(value);
     if (slot.average) {
@@ -137,7 +137,7 @@ Optimizer::Averaged::Averaged(const Optimizer& optimizer, const Trainable& train
 }
 
 Optimizer::Averaged::~Averaged() {
-  put_arrays(trainable_, parameters_);
+  nn::set_parameter_list(trainable_, parameters_);
 }
 
 void Optimizer::restore(const Trainable& trainable, const nn::ParameterMap& moments, int64_t steps) {
@@ -151,7 +151,7 @@ void Optimizer::restore(const Trainable& trainable, const nn::ParameterMap& mome
   };
   size_t next = 0;
   std::vector<mx::array> made;
-  trainable([&](const std::string& path, mx::array& value) {
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
     Slot& slot = slots_.at(next++);
     slot.m = stored("m." + path, value);
     slot.v = stored("v." + path, value);

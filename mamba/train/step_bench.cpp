@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
   models::Config config{.vocab_size = vocab, .d_model = argument(6, 768), .n_layer = argument(5, 24)};
   models::MambaLM model(config);
   models::initialize(model, 1);
-  const train::Trainable trainable = [&](const nn::ParameterVisitor& visitor) { model.visit("", visitor); };
+  const auto trainable = train::Trainable::of(model);
   train::Optimizer optimizer(trainable, {.compute_dtype = narrow ? mx::bfloat16 : mx::float32});
   const mx::array ids = mx::astype(mx::random::randint(0, vocab, {batch, length + 1}), mx::int32);
   const train::Batch example{.tokens = mx::contiguous(mx::slice(ids, {0, 0}, {batch, length})),

@@ -3,24 +3,29 @@
 
 #include <functional>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "mamba/nn/parameters.h"
 
 namespace mamba::train {
 
-// Calls the visitor with each path and array, which it may replace: a model's visit(), or that of its adapter.
-using Trainable = std::function<void(const nn::ParameterVisitor&)>;
+// All parameters of a model, or those of its adapter, for nn::parameters(), nn::parameter_list() and
+// nn::set_parameter_list(). Refers to what it was made of.
+class Trainable {
+ public:
+  template <typename Layer>
+  static Trainable of(Layer& layer) {
+    return Trainable(
+        [&layer](const std::string& path, const nn::ParameterVisitor& visitor) { layer.visit(path, visitor); });
+  }
 
-inline std::vector<mlx::core::array> arrays_of(const Trainable& trainable) {
-  std::vector<mlx::core::array> out;
-  trainable([&](const std::string&, mlx::core::array& value) { out.push_back(value); });
-  return out;
-}
+  void visit(const std::string& path, const nn::ParameterVisitor& visitor) const { visit_(path, visitor); }
 
-inline void put_arrays(const Trainable& trainable, const std::vector<mlx::core::array>& values) {
-  size_t next = 0;
-  trainable([&](const std::string&, mlx::core::array& value) { value = values.at(next++); });
-}
+ private:
+  using Visit = std::function<void(const std::string& path, const nn::ParameterVisitor& visitor)>;
+  explicit Trainable(Visit visit) : visit_(std::move(visit)) {}
+
+  Visit visit_;
+};
 
 }  // namespace mamba::train

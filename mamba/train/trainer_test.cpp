@@ -41,7 +41,7 @@ std::vector<int32_t> some_tokens(int count) {
 }
 
 Trainable all_of(models::MambaLM& model) {
-  return [&model](const nn::ParameterVisitor& visitor) { model.visit("", visitor); };
+  return Trainable::of(model);
 }
 
 Hooks no_model_files() {

@@ -48,7 +48,7 @@ class TrainGolden : public ::testing::TestWithParam<std::string> {
   TrainGolden()
       : golden(mx::load_safetensors((folder_of(GetParam()) / "golden.safetensors").string()).first),
         model(models::load_model(folder_of(GetParam()), mx::float32)),
-        trainable([this](const nn::ParameterVisitor& visitor) { model.visit("", visitor); }) {}
+        trainable(Trainable::of(model)) {}
 
   // Rows of (steps, B, L + 1) token ids.
   Batch batch(int step) const {
@@ -81,7 +81,7 @@ TEST_P(TrainGolden, GradientsOfEveryParameter) {
   for (const bool recompute : {false, true}) {
     const Gradients got = gradients(0, recompute);
     size_t next = 0;
-    trainable([&](const std::string& path, mx::array&) {
+    trainable.visit("", [&](const std::string& path, mx::array&) {
       mx::array want = golden.at("grad." + path);
       const mx::array& gradient = got.values[next++];
       ASSERT_EQ(gradient.shape(), want.shape()) << path;

@@ -146,7 +146,7 @@ Json generation_figures(mx::Dtype dtype, int batch) {
 Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
   models::MambaLM model(shape_130m());
   models::initialize(model, 1);
-  const train::Trainable trainable = [&](const nn::ParameterVisitor& visitor) { model.visit("", visitor); };
+  const auto trainable = train::Trainable::of(model);
   train::Optimizer optimizer(trainable, {.compute_dtype = dtype});
   const mx::array ids = mx::astype(mx::random::randint(0, 50280, {batch, length + 1}), mx::int32);
   const train::Batch example{.tokens = mx::contiguous(mx::slice(ids, {0, 0}, {batch, length})),

@@ -71,15 +71,7 @@ models::LoraConfig lora_config(const RunPlan& plan) {
 
 int train_all(RunPlan& plan, const generate::Resolved& source) {
   models::MambaLM model = models::load_model(plan.checkpoint.value_or(source.directory), mx::float32);
-  const models::Config config = model.config();
-  return execute(plan, {.model = model,
-                        .trainable = [&model](const nn::ParameterVisitor& visitor) { model.visit("", visitor); },
-                        .save =
-                            [&](const fs::path& directory, const nn::ParameterMap& parameters) {
-                              save_full_model(directory, config, parameters, run_tokenizer(plan));
-                            },
-                        .after_save = {},
-                        .tokenizer = source.tokenizer});
+  return execute(plan, whole_model(plan, model, source.tokenizer));
 }
 
 int train_adapter(RunPlan& plan, const generate::Resolved& source) {
@@ -90,14 +82,13 @@ int train_adapter(RunPlan& plan, const generate::Resolved& source) {
   } else {
     models::add_lora(model, lora, plan.settings.seed);
   }
-  return execute(
-      plan,
-      {.model = model,
-       .trainable = [&model](const nn::ParameterVisitor& visitor) { models::LoraParameters{model}.visit("", visitor); },
-       .save = [&](const fs::path& directory,
-                   const nn::ParameterMap&) { models::save_adapter(model, lora, directory); },
-       .after_save = [&] { models::save_adapter(model, lora, plan.path / "adapter"); },
-       .tokenizer = source.tokenizer});
+  models::LoraParameters adapter{model};
+  return execute(plan, {.model = model,
+                        .trainable = train::Trainable::of(adapter),
+                        .save = [&](const fs::path& directory,
+                                    const nn::ParameterMap&) { models::save_adapter(model, lora, directory); },
+                        .after_save = [&] { models::save_adapter(model, lora, plan.path / "adapter"); },
+                        .tokenizer = source.tokenizer});
 }
 
 int run(const Options& o) {

@@ -130,15 +130,7 @@ int run(const Options& o) {
   }
   models::MambaLM model = start_model(plan, o, tokenizer);
   plan.config["model"] = models::hugging_face_config(model.config(), "float32");
-  const models::Config config = model.config();
-  return execute(plan, {.model = model,
-                        .trainable = [&model](const nn::ParameterVisitor& visitor) { model.visit("", visitor); },
-                        .save =
-                            [&](const fs::path& directory, const nn::ParameterMap& parameters) {
-                              save_full_model(directory, config, parameters, run_tokenizer(plan));
-                            },
-                        .after_save = {},
-                        .tokenizer = tokenizer});
+  return execute(plan, whole_model(plan, model, tokenizer));
 }
 
 std::function<int()> declare(OptionTable& table) {
