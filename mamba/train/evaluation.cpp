@@ -3,37 +3,16 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
+#include <numeric>
+#include <optional>
 #include <vector>
 
+#include "mamba/train/data/batches.h"
 #include "mamba/train/objective.h"
 
 namespace mamba::train {
 
 namespace mx = mlx::core;
-
-namespace {
-
-Batch read_batch(const Windows& windows, int64_t first, int64_t rows) {
-  const int64_t length = windows.length();
-  const auto size = static_cast<size_t>(rows * length);
-  std::vector<int32_t> tokens(size);
-  std::vector<int32_t> targets(size);
-  std::vector<uint8_t> resets(size);
-  int64_t count = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = r * length;
-    count += windows.read(first + r, tokens.data() + at, targets.data() + at, resets.data() + at);
-  }
-  const mx::Shape shape = {static_cast<int>(rows), static_cast<int>(length)};
-  Batch batch{mx::array(tokens.begin(), shape, mx::int32), mx::array(targets.begin(), shape, mx::int32), std::nullopt,
-              count};
-  if (windows.has_resets()) {
-    batch.resets = mx::array(resets.begin(), shape, mx::uint8);
-  }
-  return batch;
-}
-
-}  // namespace
 
 double held_out_loss(const models::MambaLM& model, const Windows& windows, const EvaluationOptions& options,
                      const std::function<void()>& pause) {
@@ -46,9 +25,11 @@ double held_out_loss(const models::MambaLM& model, const Windows& windows, const
     if (pause) {
       pause();
     }
-    const int64_t rows = std::min(at_once, count - first);
-    const Batch batch = read_batch(windows, first, rows);
-    auto [loss, state] = loss_sum(model, batch, carried.value_or(model.initial_state(static_cast<int>(rows))));
+    std::vector<int64_t> indices(static_cast<size_t>(std::min(at_once, count - first)));
+    std::iota(indices.begin(), indices.end(), first);
+    const Batch batch = read_batch(windows, indices);
+    const int rows = batch.tokens.shape(0);
+    auto [loss, state] = loss_sum(model, batch, carried.value_or(model.initial_state(rows)));
     std::vector<mx::array> results = {loss};
     if (options.carry_state) {
       const std::vector<mx::array> arrays = state.arrays();

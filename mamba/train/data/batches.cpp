@@ -44,24 +44,33 @@ double Batches::epoch_of(int64_t number) const {
 
 Batch Batches::at(int64_t number) const {
   check(number >= 0, "[batches] there is no batch {}", number);
-  const int64_t length = windows_.length();
-  const auto size = static_cast<size_t>(options_.batch_size * length);
+  std::vector<int64_t> indices;
+  for (int64_t row = 0; row < options_.batch_size; ++row) {
+    indices.push_back(window(number, row));
+  }
+  Batch batch = read_batch(windows_, indices);
+  batch.continues = continues(number);
+  return batch;
+}
+
+Batch read_batch(const Windows& windows, std::span<const int64_t> indices) {
+  const auto length = static_cast<size_t>(windows.length());
+  const size_t size = indices.size() * length;
   std::vector<int32_t> tokens(size);
   std::vector<int32_t> targets(size);
-  std::vector<uint8_t> resets(windows_.has_resets() ? size : 0);
+  std::vector<uint8_t> resets(windows.has_resets() ? size : 0);
   int64_t target_count = 0;
-  for (int64_t row = 0; row < options_.batch_size; ++row) {
-    const int64_t at = row * length;
-    target_count += windows_.read(window(number, row), tokens.data() + at, targets.data() + at,
-                                  resets.empty() ? nullptr : resets.data() + at);
+  for (size_t row = 0; row < indices.size(); ++row) {
+    const size_t at = row * length;
+    target_count += windows.read(indices[row], tokens.data() + at, targets.data() + at,
+                                 resets.empty() ? nullptr : resets.data() + at);
   }
-  const mx::Shape shape = {static_cast<int>(options_.batch_size), static_cast<int>(length)};
+  const mx::Shape shape = {static_cast<int>(indices.size()), static_cast<int>(length)};
   Batch batch{.tokens = mx::array(tokens.begin(), shape, mx::int32),
               .targets = mx::array(targets.begin(), shape, mx::int32),
               .resets = std::nullopt,
-              .target_count = target_count,
-              .continues = continues(number)};
-  if (windows_.has_resets()) {
+              .target_count = target_count};
+  if (windows.has_resets()) {
     batch.resets = mx::array(resets.begin(), shape, mx::uint8);
   }
   return batch;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "mamba/train/data/windows.h"
 
@@ -18,6 +19,9 @@ struct Batch {
   // Row r goes on where row r of the batch before ended. Only with carry_state; false for the first batch of a walk.
   bool continues = false;
 };
+
+// These windows as the rows of a batch. `indices` must not be empty.
+Batch read_batch(const Windows& windows, std::span<const int64_t> indices);
 
 struct BatchOptions {
   int64_t batch_size = 1;
