@@ -21,19 +21,11 @@ std::string sizes(const models::Config& config) {
                      config.d_inner, config.d_state, config.d_conv, config.n_layer, config.vocab_size);
 }
 
-std::string layer_key(size_t layer, const char* name) {
-  return fmt::format("layers.{}.{}", layer, name);
-}
-
 }  // namespace
 
 void save_session(const std::filesystem::path& path, const SessionState& session, const models::Config& config) {
   check(session.state.batch() == 1, "[save_session] a session holds one sequence, not {}", session.state.batch());
-  std::map<std::string, mx::array> tensors;
-  for (size_t i = 0; i < session.state.layers.size(); ++i) {
-    tensors.emplace(layer_key(i, "conv"), session.state.layers[i].conv);
-    tensors.emplace(layer_key(i, "ssm"), session.state.layers[i].ssm);
-  }
+  std::map<std::string, mx::array> tensors = session.state.named_arrays();
   tensors.emplace("next_logits", session.next_logits);
   tensors.emplace("history", mx::array(session.history.begin(), {static_cast<int>(session.history.size())}, mx::int32));
   io::save_safetensors(path, io::to_save(tensors), {{"format", kFormat}, {"model", sizes(config)}});
@@ -60,10 +52,10 @@ SessionState load_session(const std::filesystem::path& path, const models::Mamba
       .state = {}, .next_logits = load("next_logits", {config.vocab_size}, mx::float32), .history = {}};
   for (int i = 0; i < config.n_layer; ++i) {
     // Another dtype of the same model is welcome: the convolution's inputs are converted.
-    const mx::array conv = file->load(layer_key(static_cast<size_t>(i), "conv"));
+    const mx::array conv = file->load(models::State::array_name(static_cast<size_t>(i), "conv"));
     session.state.layers.push_back(
-        {mx::astype(conv, model.dtype()),
-         load(layer_key(static_cast<size_t>(i), "ssm"), {1, config.d_inner, config.d_state}, mx::float32)});
+        {mx::astype(conv, model.dtype()), load(models::State::array_name(static_cast<size_t>(i), "ssm"),
+                                               {1, config.d_inner, config.d_state}, mx::float32)});
   }
   session.state.check_fits(config);
   mx::array history = load("history", {}, mx::int32);

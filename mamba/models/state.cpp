@@ -64,6 +64,19 @@ std::vector<mx::array> State::arrays() const {
   return out;
 }
 
+std::string State::array_name(size_t layer, const char* part) {
+  return fmt::format("layers.{}.{}", layer, part);
+}
+
+std::map<std::string, mx::array> State::named_arrays() const {
+  std::map<std::string, mx::array> out;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    out.emplace(array_name(i, "conv"), layers[i].conv);
+    out.emplace(array_name(i, "ssm"), layers[i].ssm);
+  }
+  return out;
+}
+
 State State::from_arrays(const std::vector<mx::array>& arrays) {
   State out;
   for (size_t i = 0; i + 1 < arrays.size(); i += 2) {

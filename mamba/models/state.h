@@ -4,6 +4,8 @@
 #include <mlx/array.h>
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "mamba/models/config.h"
@@ -32,6 +34,10 @@ struct State {
 
   // All arrays, for mlx::core::eval.
   std::vector<mlx::core::array> arrays() const;
+
+  // The same by name, for files: "layers.0.conv", "layers.0.ssm", ...
+  std::map<std::string, mlx::core::array> named_arrays() const;
+  static std::string array_name(size_t layer, const char* part);
 
   // The state that arrays() gave these of.
   static State from_arrays(const std::vector<mlx::core::array>& arrays);

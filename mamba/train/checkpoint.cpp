@@ -1,6 +1,5 @@
 #include "mamba/train/checkpoint.h"
 
-#include <map>
 #include <string>
 
 #include "mamba/base/error.h"
@@ -12,7 +11,6 @@
 namespace mamba::train {
 
 namespace fs = std::filesystem;
-namespace mx = mlx::core;
 
 namespace {
 
@@ -20,21 +18,12 @@ constexpr const char* kTrainer = "trainer.json";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kCarried = "carried_state.safetensors";
 
-std::string layer_key(size_t layer, const char* name) {
-  return fmt::format("layers.{}.{}", layer, name);
-}
-
 }  // namespace
 
 void save_trainer_state(const fs::path& directory, const TrainerState& state) {
   io::save_safetensors(directory / kOptimizer, io::to_save(state.moments));
   if (state.carried) {
-    std::map<std::string, mx::array> arrays;
-    for (size_t i = 0; i < state.carried->layers.size(); ++i) {
-      arrays.emplace(layer_key(i, "conv"), state.carried->layers[i].conv);
-      arrays.emplace(layer_key(i, "ssm"), state.carried->layers[i].ssm);
-    }
-    io::save_safetensors(directory / kCarried, io::to_save(arrays));
+    io::save_safetensors(directory / kCarried, io::to_save(state.carried->named_arrays()));
   }
   Json json = {{"step", state.step}, {"seconds", state.seconds}, {"carried_state", state.carried.has_value()}};
   if (state.best_loss && state.best_step) {
@@ -62,8 +51,9 @@ TrainerState load_trainer_state(const fs::path& directory) {
   if (object.boolean_or("carried_state", false)) {
     const auto carried = io::open_safetensors(directory / kCarried);
     state.carried.emplace();
-    for (size_t i = 0; carried->has(layer_key(i, "ssm")); ++i) {
-      state.carried->layers.push_back({carried->load(layer_key(i, "conv")), carried->load(layer_key(i, "ssm"))});
+    for (size_t i = 0; carried->has(models::State::array_name(i, "ssm")); ++i) {
+      state.carried->layers.push_back(
+          {carried->load(models::State::array_name(i, "conv")), carried->load(models::State::array_name(i, "ssm"))});
     }
   }
   return state;
