@@ -5,12 +5,10 @@
 #include "apps/mlx-mamba/command.h"
 #include "apps/mlx-mamba/console.h"
 #include "apps/mlx-mamba/model_options.h"
-#include "mamba/base/error.h"
+#include "apps/mlx-mamba/output_folder.h"
 
 namespace mamba::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
@@ -18,16 +16,11 @@ struct Options {
 };
 
 int run(const Options& o) {
-  if (!o.out || o.out->empty()) {
-    throw UsageError("--out is missing: name the folder to write (see mlx-mamba convert --help)");
-  }
+  const std::filesystem::path out = output_folder(o.out, "convert");
   const generate::LoadOptions load = o.model.load_options();
   const generate::Resolved source = o.model.resolve();
-  std::error_code ignored;
-  if (fs::equivalent(source.directory, *o.out, ignored)) {
-    throw UsageError(fmt::format("--out {}: is the model itself; name another folder", quote(*o.out, 200)));
-  }
-  generate::convert(source, *o.out, load.dtype, load.progress);
+  check_other_folder(out, source.directory, "model");
+  generate::convert(source, out, load.dtype, load.progress);
   return 0;
 }
 

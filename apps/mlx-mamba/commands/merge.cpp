@@ -4,13 +4,12 @@
 
 #include "apps/mlx-mamba/command.h"
 #include "apps/mlx-mamba/model_options.h"
+#include "apps/mlx-mamba/output_folder.h"
 #include "mamba/base/error.h"
 #include "mamba/generate/adapter.h"
 
 namespace mamba::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
@@ -18,23 +17,16 @@ struct Options {
 };
 
 int run(const Options& o) {
-  if (!o.out || o.out->empty()) {
-    throw UsageError("--out is missing: name the folder to write (see mlx-mamba merge --help)");
-  }
+  const std::filesystem::path out = output_folder(o.out, "merge");
   if (!o.model.adapter) {
     throw UsageError("--adapter is missing: name the adapter to fold in (see mlx-mamba merge --help)");
   }
   const std::optional<generate::Adapter> adapter = o.model.find_adapter();
   const generate::LoadOptions load = o.model.load_options(adapter);
   const generate::Resolved source = o.model.resolve(adapter);
-  std::error_code ignored;
-  if (fs::equivalent(source.directory, *o.out, ignored)) {
-    throw UsageError(fmt::format("--out {}: is the model itself; name another folder", quote(*o.out, 200)));
-  }
-  if (fs::equivalent(adapter->directory, *o.out, ignored)) {
-    throw UsageError(fmt::format("--out {}: is the adapter itself; name another folder", quote(*o.out, 200)));
-  }
-  generate::merge(source, *adapter, *o.out, load.dtype, load.progress);
+  check_other_folder(out, source.directory, "model");
+  check_other_folder(out, adapter->directory, "adapter");
+  generate::merge(source, *adapter, out, load.dtype, load.progress);
   return 0;
 }
 
