@@ -113,7 +113,7 @@ class Sampler {
   generate::Request request_;
 };
 
-// metrics.jsonl and samples.jsonl, kept at hand for the page that is made of them.
+// metrics.jsonl and samples.json, kept at hand for the page that is made of them.
 class Report {
  public:
   Report(const train::RunFolder& folder, std::vector<Json> metrics, int64_t step)

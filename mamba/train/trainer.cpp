@@ -144,15 +144,19 @@ double Trainer::evaluate() {
 }
 
 void Trainer::save(bool is_best) {
+  const TrainerState state{.step = step_,
+                           .best_loss = best_loss_,
+                           .best_step = best_step_,
+                           .seconds = seconds_,
+                           .moments = optimizer_.moments(trainable_),
+                           .carried = carried_};
+  const nn::ParameterMap result = optimizer_.result(trainable_);
+  // An adapter is written from the model itself, and samples are: they must find there what is saved.
+  const Optimizer::Averaged averaged(optimizer_, trainable_);
   // Without a held-out loss the newest is the best there is to name.
   folder_.save(step_, is_best || !held_out_, [&](const std::filesystem::path& directory) {
-    hooks_.save_model(directory, optimizer_.result(trainable_));
-    save_trainer_state(directory, {.step = step_,
-                                   .best_loss = best_loss_,
-                                   .best_step = best_step_,
-                                   .seconds = seconds_,
-                                   .moments = optimizer_.moments(trainable_),
-                                   .carried = carried_});
+    hooks_.save_model(directory, result);
+    save_trainer_state(directory, state);
   });
   folder_.keep(settings_.keep);
   if (hooks_.on_checkpoint) {

@@ -33,7 +33,8 @@ struct StepReport {
 
 // What the program around the loop contributes.
 struct Hooks {
-  // Writes the model's own files into a checkpoint's folder, from the trained arrays in float32.
+  // Writes the model's own files into a checkpoint's folder, from the trained arrays in float32. The model holds the
+  // same numbers in the dtype it computes in, here and in on_checkpoint(): averages where the settings ask for them.
   std::function<void(const std::filesystem::path& directory, const nn::ParameterMap& parameters)> save_model;
   std::function<void(const StepReport& report)> on_step;  // may be empty
   std::function<bool()> should_stop;                      // asked after each step; may be empty

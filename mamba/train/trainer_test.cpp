@@ -268,6 +268,30 @@ TEST(Optimizer, AveragesWhatItEvaluatesAndSaves) {
   }
 }
 
+TEST(Trainer, SavesAveragesFromTheModelToo) {
+  const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
+  const TemporaryDirectory place;
+  RunFolder folder = RunFolder::create(place / "run", Json::object());
+  models::MambaLM model = tiny_model();
+  Settings s = quick_settings();
+  s.average = 0.9;
+  const std::string path = "backbone.layers.0.mixer.in_proj.weight";
+  const auto weight = [&] { return nn::parameters(model).at(path); };
+  std::optional<mx::array> saved;
+  bool same_when_told = false;
+  Hooks hooks;
+  hooks.save_model = [&](const fs::path&, const nn::ParameterMap& parameters) {
+    saved = parameters.at(path);
+    EXPECT_TRUE(mx::array_equal(weight(), *saved).item<bool>());
+  };
+  hooks.on_checkpoint = [&] { same_when_told = mx::array_equal(weight(), *saved).item<bool>(); };
+  Trainer trainer(model, all_of(model), Batches(windows, {.batch_size = 2}), std::nullopt, s, folder, hooks);
+  trainer.run();
+  ASSERT_TRUE(saved.has_value());
+  EXPECT_TRUE(same_when_told);
+  EXPECT_FALSE(mx::array_equal(weight(), *saved).item<bool>());  // the run goes on with the parameters
+}
+
 TEST(Trainer, DropoutIsRepeatableAndDoesNotDependOnRecomputation) {
   const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
   Settings s = quick_settings();

@@ -24,6 +24,15 @@ mlx_mamba finetune $common --lora-rank 2 --steps 4 --save-every 4 --out halves >
 mlx_mamba finetune --out halves --resume --steps 8 > out 2> err || fail "$(cat err)"
 expect_same straight/adapter/adapter_model.safetensors halves/adapter/adapter_model.safetensors
 
+# So it is with averaged weights.
+mlx_mamba finetune $common --lora-rank 2 --average 0.9 --steps 8 --save-every 4 --out straight_mean > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 2 --average 0.9 --steps 4 --save-every 4 --out halves_mean > out 2> err || fail "$(cat err)"
+mlx_mamba finetune --out halves_mean --resume --steps 8 > out 2> err || fail "$(cat err)"
+expect_same straight_mean/adapter/adapter_model.safetensors halves_mean/adapter/adapter_model.safetensors
+if cmp -s straight/adapter/adapter_model.safetensors straight_mean/adapter/adapter_model.safetensors; then
+  fail "the adapter that was saved is not the average"
+fi
+
 # One target alone acts.
 for target in in_proj x_proj dt_proj out_proj; do
   mlx_mamba finetune $common --lora-rank 2 --lora-targets $target --lr 0.01 --steps 20 --out "$target" > out 2> err ||
