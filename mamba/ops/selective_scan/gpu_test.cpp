@@ -11,6 +11,7 @@
 #include "mamba/ops/gpu/test_compare.h"
 #include "mamba/ops/selective_scan/gpu_host.h"
 #include "mamba/ops/selective_scan/reference.h"
+#include "mamba/ops/selective_scan/test_problems.h"
 
 namespace mamba::ops {
 namespace {
@@ -22,56 +23,14 @@ using testing::normal;
 using testing::positions;
 using testing::worst_difference;
 
-struct Case {
-  int batch, length, channels, states;
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << "B" << c.batch << " L" << c.length << " D" << c.channels << " N" << c.states;
-}
-
-struct Problem {
-  SelectiveScanInputs in;
-  mx::array gy, gstate;
-};
+using Case = testing::ScanCase;
+using Problem = testing::ScanProblem;
+using Scan = testing::ScanFn;
 
 Problem make_problem(const Case& c, mx::Dtype dtype = mx::float32) {
   scan::use_host_kernels();
-  uint64_t seed = 17;
-  const auto key = [&] { return seed = seed * 6364136223846793005ULL + 1442695040888963407ULL; };
-  const mx::Shape wide = {c.batch, c.length, c.channels};
-  const mx::Shape narrow = {c.batch, c.length, c.states};
-  mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, key())));
-  A.eval();
-  return {{.u = normal(wide, key(), 1.0f, 0.0f, dtype),
-           .delta = normal(wide, key(), 1.5f, -1.0f, dtype),
-           .A = A,
-           .B = normal(narrow, key(), 1.0f, 0.0f, dtype),
-           .C = normal(narrow, key(), 1.0f, 0.0f, dtype),
-           .D = normal({c.channels}, key()),
-           .z = normal(wide, key(), 2.0f, 0.0f, dtype),
-           .delta_bias = normal({c.channels}, key(), 0.5f),
-           .initial_state = normal({c.batch, c.channels, c.states}, key())},
-          normal(wide, key(), 1.0f, 0.0f, dtype),
-          normal({c.batch, c.channels, c.states}, key())};
+  return testing::scan_problem(c, dtype, 17);
 }
-
-std::vector<std::pair<std::string, mx::array*>> arrays(SelectiveScanInputs& in) {
-  std::vector<std::pair<std::string, mx::array*>> all = {
-      {"u", &in.u}, {"delta", &in.delta}, {"A", &in.A}, {"B", &in.B}, {"C", &in.C}};
-  const auto add = [&](const char* name, std::optional<mx::array>& a) {
-    if (a) {
-      all.emplace_back(name, &*a);
-    }
-  };
-  add("D", in.D);
-  add("z", in.z);
-  add("delta_bias", in.delta_bias);
-  add("initial_state", in.initial_state);
-  return all;
-}
-
-using Scan = std::function<SelectiveScanOutputs(const SelectiveScanInputs&)>;
 
 SelectiveScanOutputs kernel(const SelectiveScanInputs& in) {
   return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu));
@@ -79,24 +38,8 @@ SelectiveScanOutputs kernel(const SelectiveScanInputs& in) {
 
 // y, the state and the gradients of sum(y gy) + sum(state gstate).
 std::vector<mx::array> values_and_gradients(const Problem& problem, const Scan& scan) {
-  Problem copy = problem;
-  std::vector<mx::array> primals;
-  for (const auto& [name, a] : arrays(copy.in)) {
-    primals.push_back(*a);
-  }
-  const auto run = [&](const std::vector<mx::array>& values) -> std::vector<mx::array> {
-    SelectiveScanInputs in = problem.in;
-    size_t i = 0;
-    for (const auto& [name, a] : arrays(in)) {
-      *a = values[i++];
-    }
-    const SelectiveScanOutputs out = scan(in);
-    return {out.y, out.state};
-  };
-  auto [outputs, gradients] = mx::vjp(run, primals, {problem.gy, problem.gstate});
-  outputs.insert(outputs.end(), gradients.begin(), gradients.end());
-  mx::eval(outputs);
-  return outputs;
+  const testing::ScanOfArrays f = testing::of_arrays(problem, scan);
+  return testing::values_and_gradients(f.run, f.primals, {problem.gy, problem.gstate});
 }
 
 SelectiveScanOutputs large_kernel(const SelectiveScanInputs& in) {
@@ -104,21 +47,16 @@ SelectiveScanOutputs large_kernel(const SelectiveScanInputs& in) {
 }
 
 void expect_like_the_reference(const Problem& problem, const Scan& kernel = mamba::ops::kernel) {
-  Problem wide = problem;
-  for (const auto& [name, a] : arrays(wide.in)) {
-    *a = mx::astype(*a, mx::float64, mx::Device::cpu);
-  }
-  wide.gy = mx::astype(wide.gy, mx::float64, mx::Device::cpu);
-  wide.gstate = mx::astype(wide.gstate, mx::float64, mx::Device::cpu);
   const std::vector<mx::array> got = values_and_gradients(problem, kernel);
-  const std::vector<mx::array> want = values_and_gradients(
-      wide, [](const SelectiveScanInputs& in) { return selective_scan_reference(in, mx::Device::cpu); });
+  const std::vector<mx::array> want =
+      values_and_gradients(testing::in_float64(problem),
+                           [](const SelectiveScanInputs& in) { return selective_scan_reference(in, mx::Device::cpu); });
   // Relative to each array's own size. Half a step of a narrow dtype, and what a few hundred float32 steps add up to.
   const mx::Dtype dtype = problem.in.u.dtype();
   const double step = dtype == mx::bfloat16 ? 0x1p-8 : dtype == mx::float16 ? 0x1p-11 : 0.0;
   std::vector<std::string> names = {"y", "state"};
   Problem named = problem;
-  for (const auto& [name, a] : arrays(named.in)) {
+  for (const auto& [name, a] : testing::named_arrays(named.in)) {
     names.push_back("gradient of " + name);
   }
   for (size_t i = 0; i < names.size(); ++i) {

@@ -11,6 +11,7 @@
 #include "mamba/ops/selective_scan/blelloch.h"
 #include "mamba/ops/selective_scan/reference.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
+#include "mamba/ops/selective_scan/test_problems.h"
 
 namespace mamba::ops {
 namespace {
@@ -18,53 +19,17 @@ namespace {
 namespace mx = mlx::core;
 using testing::error_of;
 using testing::GoldenCases;
+using testing::in_float64;
 using testing::inside_wider;
+using testing::named_arrays;
 using testing::normal;
 using testing::positions;
 using testing::same_bits;
 using testing::worst_difference;
 
-struct Case {
-  int batch, length, channels, states;
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << "B" << c.batch << " L" << c.length << " D" << c.channels << " N" << c.states;
-}
-
-// The inputs that can be differentiated, in a fixed order.
-const std::vector<std::string> kNames = {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state"};
-
-struct Problem {
-  SelectiveScanInputs in;
-  mx::array gy;
-  mx::array gstate;
-};
-
-mx::array* find(SelectiveScanInputs& in, const std::string& name) {
-  const auto optional = [](std::optional<mx::array>& a) { return a ? &*a : nullptr; };
-  if (name == "u") return &in.u;
-  if (name == "delta") return &in.delta;
-  if (name == "A") return &in.A;
-  if (name == "B") return &in.B;
-  if (name == "C") return &in.C;
-  if (name == "D") return optional(in.D);
-  if (name == "z") return optional(in.z);
-  if (name == "delta_bias") return optional(in.delta_bias);
-  return optional(in.initial_state);
-}
-
-std::vector<std::string> names_in(SelectiveScanInputs in) {
-  std::vector<std::string> names;
-  for (const std::string& name : kNames) {
-    if (find(in, name) != nullptr) {
-      names.push_back(name);
-    }
-  }
-  return names;
-}
-
-using Scan = std::function<SelectiveScanOutputs(const SelectiveScanInputs&)>;
+using Case = testing::ScanCase;
+using Problem = testing::ScanProblem;
+using Scan = testing::ScanFn;
 
 SelectiveScanOutputs kernel(const SelectiveScanInputs& in) {
   return selective_scan(in, mx::Device::cpu);
@@ -77,70 +42,32 @@ SelectiveScanOutputs blelloch(const SelectiveScanInputs& in) {
   return selective_scan_blelloch(in, mx::Device::cpu);
 }
 
-// Gradients of sum(y * gy) + sum(state * gstate), in the order of names_in.
+// Gradients of sum(y * gy) + sum(state * gstate), in the order of named_arrays.
 std::vector<mx::array> gradients(const Problem& problem, const Scan& scan) {
-  const std::vector<std::string> names = names_in(problem.in);
-  std::vector<mx::array> primals;
-  SelectiveScanInputs copy = problem.in;
-  for (const std::string& name : names) {
-    primals.push_back(*find(copy, name));
-  }
-  const auto outputs = [&](const std::vector<mx::array>& arrays) -> std::vector<mx::array> {
-    SelectiveScanInputs in = problem.in;
-    for (size_t i = 0; i < names.size(); ++i) {
-      *find(in, names[i]) = arrays[i];
-    }
-    const SelectiveScanOutputs out = scan(in);
-    return {out.y, out.state};
-  };
-  std::vector<mx::array> grads = mx::vjp(outputs, primals, {problem.gy, problem.gstate}).second;
+  const testing::ScanOfArrays f = testing::of_arrays(problem, scan);
+  std::vector<mx::array> grads = mx::vjp(f.run, f.primals, {problem.gy, problem.gstate}).second;
   mx::eval(grads);
   return grads;
 }
 
-Problem in_float64(Problem problem) {
-  const auto wide = [](mx::array& a) { a = mx::astype(a, mx::float64, mx::Device::cpu); };
-  for (const std::string& name : names_in(problem.in)) {
-    wide(*find(problem.in, name));
-  }
-  wide(problem.gy);
-  wide(problem.gstate);
-  return problem;
-}
-
 Problem make_problem(const Case& c, mx::Dtype dtype = mx::float32) {
-  uint64_t seed = 5;
-  const auto key = [&] { return seed = seed * 6364136223846793005ULL + 1442695040888963407ULL; };
-  const mx::Shape wide = {c.batch, c.length, c.channels};
-  const mx::Shape narrow = {c.batch, c.length, c.states};
-  mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, key())));
-  A.eval();
-  return {{.u = normal(wide, key(), 1.0f, 0.0f, dtype),
-           .delta = normal(wide, key(), 1.5f, -1.0f, dtype),
-           .A = A,
-           .B = normal(narrow, key(), 1.0f, 0.0f, dtype),
-           .C = normal(narrow, key(), 1.0f, 0.0f, dtype),
-           .D = normal({c.channels}, key()),
-           .z = normal(wide, key(), 2.0f, 0.0f, dtype),
-           .delta_bias = normal({c.channels}, key(), 0.5f),
-           .initial_state = normal({c.batch, c.channels, c.states}, key())},
-          normal(wide, key(), 1.0f, 0.0f, dtype),
-          normal({c.batch, c.channels, c.states}, key())};
+  return testing::scan_problem(c, dtype, 5);
 }
 
 // Each gradient's largest error against its own size: the norm that issue and optimiser care about.
 void expect_gradients(const Problem& problem, const std::vector<mx::array>& got, const std::vector<mx::array>& want,
                       double tolerance) {
-  const std::vector<std::string> names = names_in(problem.in);
   SelectiveScanInputs in = problem.in;
-  ASSERT_EQ(got.size(), names.size());
-  for (size_t i = 0; i < names.size(); ++i) {
-    EXPECT_EQ(got[i].dtype(), find(in, names[i])->dtype()) << names[i];
+  const auto arrays = named_arrays(in);
+  ASSERT_EQ(got.size(), arrays.size());
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const auto& [name, a] = arrays[i];
+    EXPECT_EQ(got[i].dtype(), a->dtype()) << name;
     if (got[i].size() > 0) {
       const mx::array size = mx::sqrt(mx::mean(mx::square(mx::astype(want[i], mx::float32))));
       EXPECT_LT(worst_difference(got[i], want[i], mx::maximum(mx::abs(mx::astype(want[i], mx::float32)), size)),
                 tolerance)
-          << names[i];
+          << name;
     }
   }
 }
@@ -204,7 +131,7 @@ TEST_P(SelectiveScanGradients, DoNotDependOnThreadsOrOnSlices) {
   set_num_threads(0);
   ASSERT_EQ(one.size(), five.size());
   for (size_t i = 0; i < one.size(); ++i) {
-    EXPECT_TRUE(same_bits(one[i], five[i])) << kNames[i];
+    EXPECT_TRUE(same_bits(one[i], five[i])) << "array " << i;
   }
 }
 
@@ -242,7 +169,7 @@ TEST(SelectiveScanGradient, PaddingIsNeverRead) {
   }
   const std::vector<mx::array> got = gradients(problem, kernel);
   for (size_t i = 0; i < got.size(); ++i) {
-    EXPECT_TRUE(same_bits(got[i], want[i])) << kNames[i];
+    EXPECT_TRUE(same_bits(got[i], want[i])) << "array " << i;
   }
 }
 
@@ -280,12 +207,12 @@ TEST(SelectiveScanGradient, OfOneStep) {
   const std::vector<mx::array> got = gradients(problem, step);
   const std::vector<mx::array> want = gradients(problem, kernel);
   for (size_t i = 0; i < got.size(); ++i) {
-    EXPECT_TRUE(same_bits(got[i], want[i])) << kNames[i];
+    EXPECT_TRUE(same_bits(got[i], want[i])) << "array " << i;
   }
 }
 
 // MLX's exp has float32's precision in float64 too, which differences do not forgive: so the scan once more, in double.
-using Values = std::vector<std::vector<double>>;  // in the order of kNames
+using Values = std::vector<std::vector<double>>;  // in the order of named_arrays
 
 double loss_in_double(const Case& c, const Values& v, const std::vector<double>& gy,
                       const std::vector<double>& gstate) {
@@ -328,11 +255,13 @@ TEST(SelectiveScanGradient, FiniteDifferencesInDoubleAgree) {
   const std::vector<mx::array> grads = gradients(problem, kernel);
   const std::vector<double> gy = doubles(problem.gy);
   const std::vector<double> gstate = doubles(problem.gstate);
+  const auto arrays = named_arrays(problem.in);
+  ASSERT_EQ(arrays.size(), 9u);  // all that loss_in_double takes
   Values values;
-  for (const std::string& name : kNames) {
-    values.push_back(doubles(*find(problem.in, name)));
+  for (const auto& [name, a] : arrays) {
+    values.push_back(doubles(*a));
   }
-  for (size_t i = 0; i < kNames.size(); ++i) {
+  for (size_t i = 0; i < arrays.size(); ++i) {
     const std::vector<double> got = doubles(grads[i]);
     for (size_t j = 0; j < got.size(); ++j) {
       const double h = 1e-5;
@@ -341,7 +270,7 @@ TEST(SelectiveScanGradient, FiniteDifferencesInDoubleAgree) {
       const double above = loss_in_double(c, moved, gy, gstate);
       moved[i][j] = values[i][j] - h;
       const double want = (above - loss_in_double(c, moved, gy, gstate)) / (2 * h);
-      EXPECT_NEAR(got[j], want, 1e-5 * (1 + std::abs(want))) << kNames[i] << " " << j;
+      EXPECT_NEAR(got[j], want, 1e-5 * (1 + std::abs(want))) << arrays[i].first << " " << j;
     }
   }
 }
@@ -352,22 +281,22 @@ TEST(SelectiveScanGradient, GoldenCasesFromPyTorch) {
     SCOPED_TRACE(name);
     const auto get = [&](const char* argument) { return golden.get(name, "in", argument); };
     const auto maybe = [&](const char* argument) { return golden.find(name, "in", argument); };
-    const Problem problem = {{.u = get("u"),
-                              .delta = get("delta"),
-                              .A = get("A"),
-                              .B = get("B"),
-                              .C = get("C"),
-                              .D = maybe("D"),
-                              .z = maybe("z"),
-                              .delta_bias = maybe("delta_bias"),
-                              .initial_state = maybe("initial_state"),
-                              .spans = maybe("spans"),
-                              .resets = maybe("resets"),
-                              .delta_softplus = !maybe("softplus")},
-                             golden.get(name, "cotangent", "y"),
-                             golden.get(name, "cotangent", "state")};
+    Problem problem = {{.u = get("u"),
+                        .delta = get("delta"),
+                        .A = get("A"),
+                        .B = get("B"),
+                        .C = get("C"),
+                        .D = maybe("D"),
+                        .z = maybe("z"),
+                        .delta_bias = maybe("delta_bias"),
+                        .initial_state = maybe("initial_state"),
+                        .spans = maybe("spans"),
+                        .resets = maybe("resets"),
+                        .delta_softplus = !maybe("softplus")},
+                       golden.get(name, "cotangent", "y"),
+                       golden.get(name, "cotangent", "state")};
     std::vector<mx::array> want;
-    for (const std::string& argument : names_in(problem.in)) {
+    for (const auto& [argument, a] : named_arrays(problem.in)) {
       want.push_back(golden.get(name, "grad", argument));
     }
     for (const Scan& scan : {Scan(kernel), Scan(reference)}) {

@@ -9,6 +9,7 @@
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/selective_scan/blelloch.h"
 #include "mamba/ops/selective_scan/reference.h"
+#include "mamba/ops/selective_scan/test_problems.h"
 
 namespace mamba::ops {
 namespace {
@@ -16,48 +17,17 @@ namespace {
 namespace mx = mlx::core;
 using testing::batch_row;
 using testing::error_of;
+using testing::in_float64;
 using testing::inside_wider;
 using testing::normal;
 using testing::positions;
 using testing::same_bits;
 using testing::worst_difference;
 
-struct Case {
-  int batch, length, channels, states;
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << "B" << c.batch << " L" << c.length << " D" << c.channels << " N" << c.states;
-}
+using Case = testing::ScanCase;
 
 SelectiveScanInputs make_inputs(const Case& c, mx::Dtype dtype = mx::float32, uint64_t seed = 1) {
-  const auto key = [&] { return seed = seed * 6364136223846793005ULL + 1442695040888963407ULL; };
-  const mx::Shape wide = {c.batch, c.length, c.channels};
-  const mx::Shape narrow = {c.batch, c.length, c.states};
-  mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, key())));
-  A.eval();
-  return {.u = normal(wide, key(), 1.0f, 0.0f, dtype),
-          .delta = normal(wide, key(), 1.5f, -1.0f, dtype),
-          .A = A,
-          .B = normal(narrow, key(), 1.0f, 0.0f, dtype),
-          .C = normal(narrow, key(), 1.0f, 0.0f, dtype),
-          .D = normal({c.channels}, key()),
-          .z = normal(wide, key(), 2.0f, 0.0f, dtype),
-          .delta_bias = normal({c.channels}, key(), 0.5f),
-          .initial_state = normal({c.batch, c.channels, c.states}, key())};
-}
-
-SelectiveScanInputs in_float64(SelectiveScanInputs in) {
-  const auto wide = [](mx::array& a) { a = mx::astype(a, mx::float64, mx::Device::cpu); };
-  for (mx::array* a : {&in.u, &in.delta, &in.A, &in.B, &in.C}) {
-    wide(*a);
-  }
-  for (std::optional<mx::array>* a : {&in.D, &in.z, &in.delta_bias, &in.initial_state}) {
-    if (*a) {
-      wide(**a);
-    }
-  }
-  return in;
+  return testing::scan_inputs(c, dtype, seed);
 }
 
 // The exact outputs, and the sums of the magnitudes of everything that is added up to make them: rounding errors are
