@@ -1,54 +1,14 @@
-// Continues prompts, one or many at a time, and streams what it writes.
+// Continues prompts, one or many at a time, and streams what it writes. Where requests come while others run, see
+// batch.h.
 #pragma once
 
-#include <mlx/array.h>
-
-#include <cstdint>
-#include <functional>
-#include <optional>
-#include <string>
 #include <vector>
 
-#include "mamba/generate/sampler.h"
-#include "mamba/generate/session_state.h"
+#include "mamba/generate/request.h"
 #include "mamba/models/mamba.h"
 #include "mamba/text/tokenizer.h"
 
 namespace mamba::generate {
-
-struct Request {
-  std::vector<int32_t> prompt;  // may be empty only when `from` is given
-  SamplingParams sampling;
-  int max_tokens = 256;
-  std::vector<std::string> stop;     // generation ends where the text contains one of these; it is cut off
-  bool ignore_eos = false;           // go on after an end-of-text token
-  std::optional<SessionState> from;  // continue an earlier session
-  bool keep_state = false;           // fill Result::session
-};
-
-struct Result {
-  std::vector<int32_t> tokens;          // generated, an end-of-text token included
-  std::vector<double> logprobs;         // of each, under the model's own distribution
-  std::string text;                     // of the tokens, without special tokens; empty without a tokenizer
-  std::string finish_reason;            // "stop" (end of text or a stop string) or "length"
-  std::optional<SessionState> session;  // after prompt and all tokens
-};
-
-struct Timings {
-  double prompt_seconds = 0;
-  double generation_seconds = 0;
-  int64_t prompt_tokens = 0;
-  int64_t generated_tokens = 0;
-};
-
-struct Callbacks {
-  // A piece of request `index`'s text, in order, whole characters only; never any part of a stop string.
-  std::function<void(size_t index, const std::string& piece)> on_text;
-  // Each token of request `index` as it is chosen.
-  std::function<void(size_t index, int32_t token, double logprob)> on_token;
-  // Request `index` is complete.
-  std::function<void(size_t index, const Result& result)> on_result;
-};
 
 // Runs all requests and returns their results in order; each is exactly what the request would give alone. At most
 // `max_batch` run at a time, and the weights are read once a step for all of these; a finished request makes room for

@@ -1,0 +1,378 @@
+// The rows of `state_` and of the last logits belong to `active_`, in order; a step samples one token for each row, lets
+// those that are done go, takes in waiting requests (their prompts are worked on before the next step) and runs the
+// model once for all rows. Since a row's numbers depend on its own tokens alone (ops/linear/linear.h), company changes
+// nothing.
+
+#include "mamba/generate/batch.h"
+
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "mamba/base/error.h"
+#include "mamba/base/threads.h"
+#include "mamba/generate/stop_matcher.h"
+#include "mamba/text/stream_decoder.h"
+
+namespace mamba::generate {
+
+namespace mx = mlx::core;
+
+namespace {
+
+constexpr const char* kCancelled = "cancelled";
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// One request on its way.
+struct Sequence {
+  Sequence(size_t index_, Request request_, const text::Tokenizer* tokenizer)
+      : index(index_), request(std::move(request_)), sampler(request.sampling), stops(request.stop) {
+    if (request.from) {
+      history = std::move(request.from->history);
+      request.from.reset();
+    }
+    history.insert(history.end(), request.prompt.begin(), request.prompt.end());
+    if (tokenizer != nullptr) {
+      decoder.emplace(*tokenizer);
+    }
+  }
+
+  size_t index;
+  Request request;
+  Sampler sampler;
+  StopMatcher stops;
+  std::optional<text::StreamDecoder> decoder;
+  std::vector<int32_t> history;
+  Result result;
+  bool cancelled = false;
+};
+
+struct Waiting {
+  size_t index;
+  Request request;
+};
+
+}  // namespace
+
+class Batch::Impl {
+ public:
+  Impl(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences)
+      : model_(model), tokenizer_(tokenizer), callbacks_(std::move(callbacks)), max_sequences_(max_sequences) {}
+
+  size_t add(Request request) {
+    check_request(model_, tokenizer_, request);
+    waiting_.push_back({next_index_, std::move(request)});
+    return next_index_++;
+  }
+
+  void cancel(size_t index) {
+    for (Sequence& sequence : active_) {
+      sequence.cancelled = sequence.cancelled || sequence.index == index;
+    }
+    const auto found =
+        std::find_if(waiting_.begin(), waiting_.end(), [&](const Waiting& w) { return w.index == index; });
+    if (found != waiting_.end()) {
+      waiting_.erase(found);
+      cancelled_.push_back(index);
+    }
+  }
+
+  // Takes in waiting requests while there is room, a group of prompts at a time.
+  void take_in() {
+    const auto start = std::chrono::steady_clock::now();
+    while (!waiting_.empty() && active_.size() < static_cast<size_t>(max_sequences_)) {
+      const size_t room = static_cast<size_t>(max_sequences_) - active_.size();
+      take_in_group(std::min({waiting_.size(), room, group_size(waiting_.front().request.prompt.size())}));
+    }
+    timings.prompt_seconds += seconds_since(start);
+  }
+
+  bool step() {
+    report_cancelled();
+    take_in();
+    const auto start = std::chrono::steady_clock::now();
+    choose_tokens();
+    retire();
+    run_model();
+    timings.generation_seconds += seconds_since(start);
+    return !active_.empty() || !waiting_.empty() || !cancelled_.empty();
+  }
+
+  size_t running() const { return active_.size(); }
+  size_t waiting() const { return waiting_.size(); }
+
+  Timings timings;
+
+ private:
+  int vocab() const { return model_.config().vocab_size; }
+
+  // Prompts worked on together: few when they are long, since a chunk's activations grow with both.
+  static size_t group_size(size_t length) {
+    const size_t chunk = static_cast<size_t>(models::MambaLM::kChunk);
+    return std::clamp<size_t>(chunk / std::clamp<size_t>(length, 1, chunk), 1, 16);
+  }
+
+  void take_in_group(size_t count) {
+    std::vector<models::State> states;
+    std::vector<int> lengths;
+    for (size_t i = 0; i < count; ++i) {
+      const Request& request = waiting_[i].request;
+      states.push_back(request.from ? request.from->state : model_.initial_state());
+      lengths.push_back(static_cast<int>(request.prompt.size()));
+      timings.prompt_tokens += lengths.back();
+    }
+    models::State state = models::State::concatenate(states);
+    const auto rows = static_cast<int>(count);
+    const int longest = *std::max_element(lengths.begin(), lengths.end());
+    mx::array logits = mx::zeros({rows, vocab()});
+    if (longest > 0) {
+      std::vector<int32_t> padded(count * static_cast<size_t>(longest), 0);
+      for (size_t i = 0; i < count; ++i) {
+        const std::vector<int32_t>& prompt = waiting_[i].request.prompt;
+        std::copy(prompt.begin(), prompt.end(), padded.begin() + static_cast<int64_t>(i) * longest);
+      }
+      models::ForwardOptions options;
+      if (rows > 1) {
+        options.spans = models::right_padded(lengths);
+      }
+      logits = model_.prefill(mx::array(padded.begin(), {rows, longest}, mx::int32), state, options);
+    }
+    logits = with_saved_logits(logits, lengths);
+    state_ = active_.empty() ? state : models::State::concatenate({*state_, state});
+    logits_ = active_.empty() ? logits : mx::concatenate({*logits_, logits}, 0);
+    evaluate();
+    for (size_t i = 0; i < count; ++i) {
+      active_.emplace_back(waiting_.front().index, std::move(waiting_.front().request), tokenizer_);
+      waiting_.pop_front();
+    }
+  }
+
+  // A session that goes on without new tokens starts from the logits it was saved with.
+  mx::array with_saved_logits(const mx::array& logits, const std::vector<int>& lengths) const {
+    if (std::all_of(lengths.begin(), lengths.end(), [](int length) { return length > 0; })) {
+      return logits;
+    }
+    std::vector<mx::array> rows;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const auto row = static_cast<int>(i);
+      rows.push_back(lengths[i] > 0 ? mx::slice(logits, {row, 0}, {row + 1, vocab()})
+                                    : mx::reshape(waiting_[i].request.from->next_logits, {1, vocab()}));
+    }
+    return mx::concatenate(rows, 0);
+  }
+
+  void evaluate() {
+    std::vector<mx::array> arrays = state_->arrays();
+    logits_ = mx::contiguous(*logits_);
+    arrays.push_back(*logits_);
+    mx::eval(arrays);
+  }
+
+  // Samples a token for every sequence that may have another, then hands tokens and text out in order.
+  void choose_tokens() {
+    std::vector<int32_t> chosen(active_.size(), -1);
+    std::vector<double> logprobs(active_.size(), 0);
+    const auto width = static_cast<size_t>(vocab());
+    // Asked for once: on a GPU this fetches the numbers, which threads may not do at the same time.
+    const float* const numbers = active_.empty() ? nullptr : logits_->data<float>();
+    parallel_for(static_cast<int64_t>(active_.size()), 1, [&](int64_t begin, int64_t end) {
+      for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+        Sequence& sequence = active_[row];
+        if (sequence.request.max_tokens > 0 && !sequence.cancelled) {
+          const std::span<const float> logits(numbers + row * width, width);
+          chosen[row] = sequence.sampler.sample(logits, sequence.history);
+          logprobs[row] = log_probability(logits, chosen[row]);
+        }
+      }
+    });
+    for (size_t row = 0; row < active_.size(); ++row) {
+      if (chosen[row] < 0) {
+        active_[row].result.finish_reason = active_[row].cancelled ? kCancelled : "length";
+      } else {
+        accept(active_[row], chosen[row], logprobs[row]);
+      }
+    }
+  }
+
+  void accept(Sequence& sequence, int32_t token, double logprob) {
+    Result& result = sequence.result;
+    result.tokens.push_back(token);
+    result.logprobs.push_back(logprob);
+    sequence.history.push_back(token);
+    ++timings.generated_tokens;
+    if (callbacks_.on_token) {
+      callbacks_.on_token(sequence.index, token, logprob);
+    }
+    if (sequence.decoder && !tokenizer_->is_special(token)) {
+      show(sequence, sequence.stops.push(sequence.decoder->push(token)));
+    }
+    const auto& eos = model_.config().eos_token_ids;
+    if (sequence.stops.found() ||
+        (!sequence.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())) {
+      result.finish_reason = "stop";
+    } else if (result.tokens.size() >= static_cast<size_t>(sequence.request.max_tokens)) {
+      result.finish_reason = "length";
+    }
+  }
+
+  void show(Sequence& sequence, const std::string& piece) {
+    sequence.result.text += piece;
+    if (callbacks_.on_text && !piece.empty()) {
+      callbacks_.on_text(sequence.index, piece);
+    }
+  }
+
+  // Lets go of sequences that are done, and of their rows.
+  void retire() {
+    std::vector<int> rows;
+    std::vector<Sequence> left;
+    for (size_t row = 0; row < active_.size(); ++row) {
+      Sequence& sequence = active_[row];
+      if (sequence.result.finish_reason.empty()) {
+        rows.push_back(static_cast<int>(row));
+        left.push_back(std::move(sequence));
+      } else {
+        complete(sequence, static_cast<int>(row));
+      }
+    }
+    if (!left.empty() && left.size() < active_.size()) {
+      state_ = state_->select(rows);
+    }
+    active_ = std::move(left);
+  }
+
+  void complete(Sequence& sequence, int row) {
+    if (sequence.decoder) {
+      show(sequence, sequence.stops.push(sequence.decoder->finish()));
+      show(sequence, sequence.stops.finish());
+      if (sequence.stops.found()) {
+        sequence.result.finish_reason = "stop";
+      }
+    }
+    if (sequence.request.keep_state) {
+      keep_session(sequence, row);
+    }
+    if (callbacks_.on_result) {
+      callbacks_.on_result(sequence.index, sequence.result);
+    }
+  }
+
+  // Of requests that never ran.
+  void report_cancelled() {
+    for (const size_t index : std::exchange(cancelled_, {})) {
+      Result result;
+      result.finish_reason = kCancelled;
+      if (callbacks_.on_result) {
+        callbacks_.on_result(index, result);
+      }
+    }
+  }
+
+  // The last token was chosen but the model has not read it: that comes first.
+  void keep_session(Sequence& sequence, int row) {
+    models::State state = state_->batch() == 1 ? *state_ : state_->select({row});
+    mx::array logits = mx::reshape(mx::slice(*logits_, {row, 0}, {row + 1, vocab()}), {vocab()});
+    if (!sequence.result.tokens.empty()) {
+      const int32_t token = sequence.result.tokens.back();
+      logits = mx::reshape(model_.prefill(mx::array({token}, {1, 1}, mx::int32), state), {vocab()});
+    }
+    sequence.result.session = SessionState{std::move(state), mx::contiguous(logits), sequence.history};
+  }
+
+  void run_model() {
+    if (active_.empty()) {
+      return;
+    }
+    std::vector<int32_t> tokens;
+    tokens.reserve(active_.size());
+    for (const Sequence& sequence : active_) {
+      tokens.push_back(sequence.result.tokens.back());
+    }
+    const auto rows = static_cast<int>(tokens.size());
+    auto [h, state] = model_.hidden(mx::array(tokens.begin(), {rows, 1}, mx::int32), *state_);
+    logits_ = mx::reshape(model_.logits(h), {rows, vocab()});
+    state_ = std::move(state);
+    evaluate();
+  }
+
+  const models::MambaLM& model_;
+  const text::Tokenizer* tokenizer_;
+  Callbacks callbacks_;
+  int max_sequences_;
+
+  size_t next_index_ = 0;
+  std::deque<Waiting> waiting_;
+  std::vector<size_t> cancelled_;  // while they waited
+  std::vector<Sequence> active_;
+  std::optional<models::State> state_;
+  std::optional<mx::array> logits_;  // (active, vocab) float32
+};
+
+void check_request(const models::MambaLM& model, const text::Tokenizer* tokenizer, const Request& request) {
+  request.sampling.validate();
+  if (request.max_tokens < 0) {
+    throw UsageError(fmt::format("max-tokens must be 0 or more but is {}", request.max_tokens));
+  }
+  if (!request.from || !request.prompt.empty()) {
+    model.check_tokens(request.prompt);
+  }
+  for (const std::string& stop : request.stop) {
+    if (stop.empty()) {
+      throw UsageError("a stop string is empty: it would end the text before it begins");
+    }
+    if (tokenizer == nullptr) {
+      throw UsageError("stop strings need a tokenizer, and this model has none");
+    }
+  }
+  if (request.from) {
+    request.from->state.check_fits(model.config());
+  }
+}
+
+Batch::Batch(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences)
+    : impl_(std::make_unique<Impl>(model, tokenizer, std::move(callbacks), max_sequences)) {
+  check(max_sequences >= 1, "[Batch] max_sequences must be at least 1 but is {}", max_sequences);
+}
+
+Batch::~Batch() = default;
+Batch::Batch(Batch&&) noexcept = default;
+Batch& Batch::operator=(Batch&&) noexcept = default;
+
+size_t Batch::add(Request request) {
+  return impl_->add(std::move(request));
+}
+
+void Batch::cancel(size_t index) {
+  impl_->cancel(index);
+}
+
+void Batch::take_in() {
+  impl_->take_in();
+}
+
+bool Batch::step() {
+  return impl_->step();
+}
+
+size_t Batch::running() const {
+  return impl_->running();
+}
+
+size_t Batch::waiting() const {
+  return impl_->waiting();
+}
+
+const Timings& Batch::timings() const {
+  return impl_->timings;
+}
+
+}  // namespace mamba::generate
