@@ -26,6 +26,7 @@ extern const Command kFinetune;
 extern const Command kConvert;
 extern const Command kMerge;
 extern const Command kTokenize;
+extern const Command kBench;
 extern const Command kInfo;
 extern const Command kCompletion;
 

@@ -73,7 +73,8 @@ std::string bash_script() {
       }
       names += " " + option.name;
       if (!option.is_flag()) {
-        values += fmt::format("        {}) {}; return ;;\n", option.name, bash_values(option));
+        values += fmt::format("        {}{}) {}; return ;;\n", option.name,
+                              option.short_name.empty() ? "" : "|" + option.short_name, bash_values(option));
       }
     }
     cases += fmt::format("    {})\n", command.name);
@@ -189,8 +190,9 @@ std::string fish_script() {
       } else if (option.offer == Offer::kFolders) {
         value = " -x -a '(__fish_complete_directories)'";
       }
-      out += fmt::format("{} -l {}{}{} -d {}\n", where, option.name.substr(2), option.name == "--help" ? " -s h" : "",
-                         value, fish_quoted(option.help));
+      out += fmt::format("{} -l {}{}{} -d {}\n", where, option.name.substr(2),
+                         option.short_name.empty() ? "" : " -s " + option.short_name.substr(1), value,
+                         fish_quoted(option.help));
     }
   });
   return out;

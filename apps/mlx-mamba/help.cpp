@@ -45,7 +45,7 @@ std::string shown(const Option& option) {
   if (option.is_positional()) {
     return option.name;
   }
-  std::string out = option.name == "--help" ? "-h, --help" : option.name;
+  std::string out = option.short_name.empty() ? option.name : option.short_name + ", " + option.name;
   if (!option.is_flag()) {
     out += " " + option.value_name;
   }

@@ -107,8 +107,8 @@ generate::LoadedModel ModelOptions::load(TokenizerIs tokenizer) const {
   const std::optional<generate::Adapter> found = find_adapter();
   const std::string source = name(found);
   const generate::LoadOptions options = load_options(found);
-  if (tokenizer == TokenizerIs::kNeeded) {
-    return generate::load(source, options);
+  if (tokenizer != TokenizerIs::kWanted) {
+    return generate::load(source, options, tokenizer == TokenizerIs::kNeeded);
   }
   std::string reason;
   try {

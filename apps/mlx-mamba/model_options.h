@@ -35,7 +35,7 @@ struct ModelOptions {
 
   // prepare_machine(), then the model. Where the tokenizer is only wanted, not needed, one that cannot be had is a
   // warning.
-  enum class TokenizerIs { kNeeded, kWanted };
+  enum class TokenizerIs { kNeeded, kWanted, kUnwanted };
   generate::LoadedModel load(TokenizerIs tokenizer) const;
 };
 

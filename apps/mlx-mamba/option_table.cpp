@@ -75,6 +75,7 @@ void OptionTable::add(Option option) {
   }
   option.parsed->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   if (const size_t comma = option.name.find(','); comma != std::string::npos) {
+    option.short_name = option.name.substr(0, comma);
     option.name.erase(0, comma + 1);
   }
   options_.push_back(std::move(option));
@@ -140,7 +141,7 @@ void OptionTable::integer(const std::string& name, const std::string& value_name
        .value_name = value_name,
        .help = help,
        .group = group_,
-       .assign = [this, name, assign, low, high](const std::string& given) {
+       .assign = [this, name = name.substr(name.find(',') + 1), assign, low, high](const std::string& given) {
          int64_t value = 0;
          const char* const end = given.data() + given.size();
          const auto [stop, error] = std::from_chars(given.data(), end, value);
@@ -203,8 +204,9 @@ std::vector<std::string> OptionTable::separated(const std::vector<std::string>& 
   bool is_value = false;
   for (const std::string& argument : arguments) {
     const auto named = [&](const std::string& name) {
-      return std::any_of(options_.begin(), options_.end(),
-                         [&](const Option& o) { return !o.is_flag() && !o.is_positional() && o.name == name; });
+      return std::any_of(options_.begin(), options_.end(), [&](const Option& o) {
+        return !o.is_flag() && !o.is_positional() && (o.name == name || (!name.empty() && o.short_name == name));
+      });
     };
     if (!is_value && argument.size() > 1 && argument.back() == '=' && named(argument.substr(0, argument.size() - 1))) {
       out.push_back(argument.substr(0, argument.size() - 1));

@@ -16,7 +16,7 @@ namespace mamba::cli {
 enum class Offer { kNothing, kFiles, kFolders, kWords };
 
 struct Option {
-  std::string name;        // "--prompt"; of a positional argument its name in capitals
+  std::string name;        // "--prompt" or "-p,--prompt"; of a positional argument its name in capitals
   std::string value_name;  // "TEXT"; empty for a flag
   std::string help;
   std::string group;
@@ -25,6 +25,7 @@ struct Option {
   bool repeats = false;
   bool takes_many = false;  // values up to the next option
   std::function<void(const std::string& value)> assign = {};
+  std::string short_name = {};  // "-p", taken out of `name` when it is added
   CLI::Option* parsed = nullptr;
 
   bool is_flag() const { return value_name.empty(); }

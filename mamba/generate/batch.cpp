@@ -1,7 +1,7 @@
-// The rows of `state_` and of the last logits belong to `active_`, in order; a step samples one token for each row, lets
-// those that are done go, takes in waiting requests (their prompts are worked on before the next step) and runs the
-// model once for all rows. Since a row's numbers depend on its own tokens alone (ops/linear/linear.h), company changes
-// nothing.
+// The rows of `state_` and of the last logits belong to `active_`, in order; a step samples one token for each row,
+// lets those that are done go, takes in waiting requests (their prompts are worked on before the next step) and runs
+// the model once for all rows. Since a row's numbers depend on its own tokens alone (ops/linear/linear.h), company
+// changes nothing.
 
 #include "mamba/generate/batch.h"
 

@@ -37,9 +37,9 @@ struct Collected {
   std::map<size_t, Result> results;
 
   Callbacks callbacks() {
-    return {.on_text = {},
-            .on_token = {},
-            .on_result = [this](size_t index, const Result& result) { results.emplace(index, result); }};
+    return {.on_text = {}, .on_token = {}, .on_result = [this](size_t index, const Result& result) {
+              results.emplace(index, result);
+            }};
   }
 };
 

@@ -15,7 +15,7 @@ struct Block {
   std::shared_ptr<const void> owner;
   const std::byte* data = nullptr;
   size_t size = 0;
-  bool mapped = false;  // pages of a file: they can be dropped and come back when touched
+  bool mapped = false;  // whole pages of its own: those of an array are dropped when it goes
 
   std::string_view text() const { return {reinterpret_cast<const char*>(data), size}; }
 };

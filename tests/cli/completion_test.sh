@@ -6,7 +6,7 @@ for shell in bash zsh fish; do
   if command -v $shell > /dev/null; then
     $shell -n script.$shell || fail "$shell does not parse its script"
   fi
-  for word in generate score convert tokenize info completion repetition-penalty text-file decode bfloat16; do
+  for word in generate score convert tokenize info bench 130m completion repetition-penalty text-file decode bfloat16; do
     grep -q -e "$word" script.$shell || fail "$shell: no $word"
   done
 done

@@ -9,7 +9,7 @@ mlx_mamba help > short
 expect_same all short
 version=$(mlx_mamba --version)
 echo "$version" | grep -q -x 'mlx-mamba [0-9]*\.[0-9]*\.[0-9]* (MLX [0-9.]*)' || fail "version: $version"
-for command in generate score convert tokenize info completion; do
+for command in generate score convert tokenize info bench completion; do
   grep -q "^  $command " all || fail "$command is not listed"
   mlx_mamba $command --help > text 2> err
   [ ! -s err ] || fail "stderr: $(cat err)"
