@@ -271,6 +271,7 @@ Training whole_model(const RunPlan& plan, models::MambaLM& model, fs::path token
 }
 
 int execute(RunPlan& plan, Training training) {
+  train::check_trainable(training.model);
   const Data data = open_data(plan, training);
   train::RunFolder folder = start_folder(plan, training, data);
   const fs::path kept_tokenizer = training.tokenizer.empty() ? fs::path() : run_tokenizer(plan);

@@ -40,12 +40,12 @@ class JsonObject {
   JsonObject object(const std::string& key) const;
 
   [[noreturn]] void fail(const std::string& message) const;
+  std::string name(const std::string& key) const;  // with the prefix and in quotes, for messages
   const std::string& file() const { return file_; }
   const Json& json() const { return *value_; }
 
  private:
   const Json& required(const std::string& key) const;
-  std::string name(const std::string& key) const;
 
   const Json* value_;
   std::string file_;

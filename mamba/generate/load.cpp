@@ -8,6 +8,7 @@
 #include "mamba/io/checkpoint.h"
 #include "mamba/io/save.h"
 #include "mamba/models/checkpoint.h"
+#include "mamba/models/dequantize.h"
 #include "mamba/models/peft.h"
 #include "mamba/models/registry.h"
 #include "mamba/text/tokenizer_files.h"
@@ -146,6 +147,9 @@ void convert(const Resolved& source, const fs::path& directory, std::optional<mx
              const ProgressFn& progress) {
   models::MambaLM model(models::read_config(source.directory));
   models::load_parameters(*io::open_checkpoint(source.directory), model);
+  if (dtype && model.is_quantized()) {
+    models::dequantize(model, *dtype);
+  }
   save_converted(model, dtype.value_or(model.dtype()), dtype, source, directory, progress);
 }
 

@@ -57,6 +57,7 @@ std::filesystem::path resolve_tokenizer(const std::string& name, const LoadOptio
 LoadedModel load(const std::string& name, const LoadOptions& options = {}, bool with_tokenizer = true);
 
 // Copies `source`'s model in Hugging Face's layout with its tokenizer files into `directory`, in `dtype` if given.
+// A quantised model stays quantised without `dtype`, and with it becomes floats.
 // Nothing is left half-written where a reader would take it for whole: config.json comes last.
 void convert(const Resolved& source, const std::filesystem::path& directory, std::optional<mlx::core::Dtype> dtype = {},
              const ProgressFn& progress = {});

@@ -23,7 +23,7 @@ mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::ar
   const auto& spans = options.spans;
   const auto& resets = options.resets;
   const int inner = mixer.A_log.shape(0);
-  const int rank = mixer.dt_proj.weight.shape(1);
+  const int rank = mixer.dt_proj.columns();
   const int n = mixer.A_log.shape(1);
   const mx::array xz = mixer.in_proj(x, spans, false, s);  // (B, L, 2 D)
   const std::vector<mx::array> halves = mx::split(xz, mx::Shape{inner}, -1, s);

@@ -36,6 +36,65 @@ mx::Dtype target_dtype(const std::string& path, mx::Dtype stored, std::optional<
   return keeps_precision(path) && stored != *wanted ? mx::float32 : *wanted;
 }
 
+// What a stored parameter must be.
+struct Expected {
+  mx::Shape shape;
+  bool codes = false;  // uint32, not floats
+};
+
+Quantization told_by_shapes(const io::TensorSource& source, const std::map<std::string, std::string>& names,
+                            const std::string& path, int64_t columns) {
+  const auto last_axis = [&](const char* part) -> int64_t {
+    const auto name = names.find(path + part);
+    const mx::Shape shape = name == names.end() ? mx::Shape{} : source.info(name->second).shape;
+    return shape.size() == 2 ? std::max(shape[1], 1) : 1;
+  };
+  return {.group_size = static_cast<int>(columns / last_axis(".scales")),
+          .bits = static_cast<int>(last_axis(".weight") * 32 / columns)};
+}
+
+// Makes those matrices of `model` quantised ones, still without values, that configuration and file say are, and
+// returns what the parts of these must be. `names`: path -> tensor's name.
+std::map<std::string, Expected> prepare_matrices(const io::TensorSource& source,
+                                                 const std::map<std::string, std::string>& names, MambaLM& model) {
+  std::map<std::string, Expected> parts;
+  std::optional<QuantizationConfig> quantization = model.config().quantization;
+  model.visit_matrices("", [&](const std::string& path, nn::Matrix& matrix) {
+    matrix.quantized.reset();
+    const bool has_scales = names.count(path + ".scales") != 0;
+    check(quantization || !has_scales,
+          "{}: holds {}.scales, so its weights are quantised, but config.json has no field \"quantization\"",
+          source.file(), path);
+    if (!quantization) {
+      return;
+    }
+    const mx::Shape shape = parameter_shape(path + ".weight", model.config());
+    std::optional<Quantization> q;
+    if (const auto exception = quantization->modules.find(path); exception != quantization->modules.end()) {
+      q = exception->second;
+    } else if (has_scales) {
+      q = told_by_shapes(source, names, path, shape[1]);
+      if (*q != quantization->common) {
+        quantization->modules[path] = q;
+      }
+    }
+    if (!q) {
+      return;
+    }
+    const bool known =
+        (q->bits == 4 || q->bits == 8) && (q->group_size == 32 || q->group_size == 64 || q->group_size == 128);
+    check(known && shape[1] % q->group_size == 0,
+          "{}: {} is quantised to {} bits in groups of {}, which is not supported for {} columns: bits may be 4 or 8, "
+          "groups 32, 64 or 128",
+          source.file(), path, q->bits, q->group_size, shape[1]);
+    matrix.quantized = nn::Matrix::Quantized{.group_size = q->group_size, .bits = q->bits};
+    parts[path + ".weight"] = {.shape = {shape[0], shape[1] * q->bits / 32}, .codes = true};
+    parts[path + ".scales"] = parts[path + ".biases"] = {.shape = {shape[0], shape[1] / q->group_size}};
+  });
+  model.set_quantization(std::move(quantization));
+  return parts;
+}
+
 std::string list_of(const std::vector<std::string>& names) {
   constexpr size_t kShown = 3;
   const std::vector<std::string> first(names.begin(), names.begin() + std::min(names.size(), kShown));
@@ -47,10 +106,11 @@ std::string list_of(const std::vector<std::string>& names) {
 
 std::string parameter_path(const std::string& tensor_name) {
   std::string path = tensor_name;
-  if (path != kHead && !path.starts_with("backbone.")) {
+  if (!path.starts_with("lm_head.") && !path.starts_with("backbone.")) {
     path = "backbone." + path;
   }
-  return path == "backbone.embedding.weight" ? "backbone.embeddings.weight" : path;
+  const std::string singular = "backbone.embedding.";
+  return path.starts_with(singular) ? "backbone.embeddings." + path.substr(singular.size()) : path;
 }
 
 mx::Shape parameter_shape(const std::string& path, const Config& config) {
@@ -97,6 +157,7 @@ void load_parameters(const io::TensorSource& source, MambaLM& model, std::option
     const bool added = names.emplace(parameter_path(name), name).second;
     check(added, "{}: {} and another tensor are the same parameter", source.file(), quote(name));
   }
+  const std::map<std::string, Expected> parts = prepare_matrices(source, names, model);
   std::vector<std::string> missing;
   model.visit("", [&](const std::string& path, mx::array&) {
     if (names.count(path) == 0) {
@@ -109,13 +170,19 @@ void load_parameters(const io::TensorSource& source, MambaLM& model, std::option
     const auto node = names.extract(path);
     const std::string& name = node.mapped();
     const io::TensorInfo& info = source.info(name);
-    const mx::Shape expected = parameter_shape(path, model.config());
+    const auto part = parts.find(path);
+    const Expected wanted = part == parts.end() ? Expected{parameter_shape(path, model.config())} : part->second;
+    const mx::Shape& expected = wanted.shape;
     check(info.shape == expected || is_channels_last_conv(path, expected, info.shape),
           "{}: {} must be {} for this configuration but is {}", source.file(), name, ops::shown(expected),
           ops::shown(info.shape));
-    check(is_float(info.dtype), "{}: {} must be float32, bfloat16 or float16 but is {}", source.file(), name,
+    check(wanted.codes ? info.dtype == mx::uint32 : is_float(info.dtype), "{}: {} must be {} but is {}", source.file(),
+          name, wanted.codes ? "uint32, the codes of quantised weights," : "float32, bfloat16 or float16",
           io::dtype_name(info.dtype));
     value = source.load(name);
+    if (part != parts.end()) {
+      return;  // a quantised matrix stays as it is stored, and where
+    }
     if (info.shape != expected) {
       value = mx::contiguous(mx::reshape(value, expected));
     }
@@ -124,9 +191,18 @@ void load_parameters(const io::TensorSource& source, MambaLM& model, std::option
       mx::eval(value);  // one by one, so that no more than one tensor exists in both dtypes
     }
   });
+  model.visit_matrices("", [&](const std::string& path, nn::Matrix& matrix) {
+    check(!matrix.quantized || matrix.quantized->scales.dtype() == matrix.quantized->biases.dtype(),
+          "{}: {}.scales and {}.biases must have the same dtype", source.file(), path, path);
+  });
+  if (model.is_quantized()) {
+    model.set_dtype(dtype.value_or(*io::dtype_of_name(model.config().quantization->dtype)));
+  }
   // A tied head may be stored as well; what it holds is the embedding.
   if (model.config().tie_embeddings) {
-    names.erase(kHead);
+    for (const char* tied_part : {kHead, "lm_head.scales", "lm_head.biases"}) {
+      names.erase(tied_part);
+    }
   }
   std::vector<std::string> superfluous;
   for (const auto& [path, name] : names) {
@@ -138,8 +214,14 @@ void load_parameters(const io::TensorSource& source, MambaLM& model, std::option
 
 std::vector<io::TensorToSave> parameters_to_save(MambaLM& model, std::optional<mx::Dtype> dtype) {
   std::vector<io::TensorToSave> out;
+  std::set<std::string> parts;
+  model.visit_matrices("", [&](const std::string& path, nn::Matrix& matrix) {
+    if (matrix.quantized) {
+      parts.insert({path + ".weight", path + ".scales", path + ".biases"});
+    }
+  });
   model.visit("", [&](const std::string& path, mx::array& value) {
-    const mx::Dtype stored = target_dtype(path, value.dtype(), dtype);
+    const mx::Dtype stored = parts.count(path) != 0 ? value.dtype() : target_dtype(path, value.dtype(), dtype);
     out.push_back({path, stored, value.shape(), [value, stored] { return mx::astype(value, stored); }});
   });
   return out;

@@ -25,12 +25,13 @@ mlx::core::Shape parameter_shape(const std::string& path, const Config& config);
 bool keeps_precision(const std::string& path);
 
 // Puts the tensors into `model`, each in its stored dtype, or, when it is another than `dtype`, in that (float32 where
-// keeps_precision()). Throws
-// Error that names file, tensor and what was expected for tensors missing, superfluous, misshapen or not floats.
+// keeps_precision()). Quantised matrices stay as they are stored, and `dtype`, by default the
+// configuration's, is what the model computes in. Throws
+// Error that names file, tensor and what was expected for tensors missing, superfluous, misshapen or of other dtypes.
 void load_parameters(const io::TensorSource& source, MambaLM& model, std::optional<mlx::core::Dtype> dtype = {});
 
-// The model's parameters for writing, under Hugging Face's names; with `dtype` converted as above. `model` must outlive
-// the result.
+// The model's parameters for writing, under Hugging Face's names; with `dtype` floats are converted as above. `model`
+// must outlive the result.
 std::vector<io::TensorToSave> parameters_to_save(MambaLM& model, std::optional<mlx::core::Dtype> dtype = {});
 
 }  // namespace mamba::models

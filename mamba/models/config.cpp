@@ -86,6 +86,7 @@ Config parse_hugging_face(const JsonObject& json) {
   if (activation != "silu" && activation != "swish") {
     json.fail(fmt::format("field \"hidden_act\" must be \"silu\" but is {}", quote(activation)));
   }
+  config.quantization = parse_quantization(json);
   config.eos_token_ids = read_token_ids(json, "eos_token_id");
   const std::vector<int> bos = read_token_ids(json, "bos_token_id");
   config.bos_token_id = bos.empty() ? -1 : bos.front();
@@ -212,6 +213,11 @@ Json hugging_face_config(const Config& config, const std::string& torch_dtype) {
       {"torch_dtype", torch_dtype},
       {"use_cache", true},
   };
+  if (config.quantization) {
+    // Twice, as mlx-lm does: the hub reads the second.
+    json["quantization"] = quantization_json(*config.quantization);
+    json["quantization_config"] = json["quantization"];
+  }
   if (config.d_inner % config.d_model == 0) {
     json["expand"] = config.d_inner / config.d_model;
   }

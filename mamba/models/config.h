@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "mamba/base/json.h"
+#include "mamba/models/quantization.h"
 
 namespace mamba::models {
 
@@ -34,6 +36,8 @@ struct Config {
   bool dt_init_constant = false;  // dt_proj.weight constant instead of uniform
   double initializer_range = 0.02;
   bool rescale_prenorm_residual = true;  // out_proj / sqrt(n_layer)
+
+  std::optional<QuantizationConfig> quantization = {};  // none: all weights are floats
 
   std::vector<int> eos_token_ids;  // empty: generation stops at its length alone
   int bos_token_id = -1;           // -1: none

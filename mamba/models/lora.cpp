@@ -10,6 +10,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/models/checkpoint.h"
+#include "mamba/models/dequantize.h"
 
 namespace mamba::models {
 
@@ -125,6 +126,12 @@ void add_lora(MambaLM& model, const LoraConfig& config, uint64_t seed) {
 }
 
 void merge_lora(MambaLM& model, std::optional<mx::Dtype> dtype) {
+  if (model.is_quantized()) {
+    if (!dtype) {
+      throw UsageError("the model is quantised: name the dtype that the merged weights shall have, and quantise again");
+    }
+    dequantize(model, *dtype);
+  }
   model.visit_linears("", [&](const std::string&, nn::Linear& layer) {
     if (layer.lora) {
       const mx::array merged = mx::add(mx::astype(layer.weight, mx::float32), layer.lora->product());

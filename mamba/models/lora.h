@@ -53,7 +53,8 @@ std::vector<LoraModule> lora_modules(const LoraConfig& config, const Config& mod
 void add_lora(MambaLM& model, const LoraConfig& config, uint64_t seed);
 
 // Adds each adapter's product to its layer's weights and takes the adapters away. Sums are float32 and rounded once,
-// to the weights' dtype or to the one given.
+// to the weights' dtype or to the one given. Throws UsageError for a quantised model without a dtype, and with one
+// dequantises it.
 void merge_lora(MambaLM& model, std::optional<mlx::core::Dtype> dtype = {});
 
 bool has_lora(MambaLM& model);

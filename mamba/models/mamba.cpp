@@ -57,6 +57,16 @@ mx::array left_aligned(const mx::array& rows, const Spans& spans) {
   return out;
 }
 
+const mx::array& floats_of(const nn::Matrix& matrix) {
+  if (matrix.quantized) {
+    throw UsageError(
+        fmt::format("the model's weights are quantised to {} bits: this needs them as floats, so take "
+                    "the model that was quantised, or mlx-mamba convert --dtype",
+                    matrix.quantized->bits));
+  }
+  return matrix.weight;
+}
+
 }  // namespace
 
 Spans right_padded(const std::vector<int>& lengths) {
@@ -90,7 +100,8 @@ MambaLM::MambaLM(Config config) : config_(std::move(config)) {
 }
 
 mx::Dtype MambaLM::dtype() const {
-  return layers_.front().mixer.in_proj.weight.dtype();
+  const nn::Matrix& first = layers_.front().mixer.in_proj;
+  return dtype_.value_or(first.quantized ? mx::float32 : first.weight.dtype());
 }
 
 void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
@@ -112,6 +123,30 @@ void MambaLM::visit_linears(const std::string& path, const nn::LinearVisitor& vi
   }
 }
 
+void MambaLM::visit_matrices(const std::string& path, const nn::MatrixVisitor& visitor) {
+  visitor(nn::joined(path, "backbone.embeddings"), embeddings_);
+  visit_linears(path, visitor);
+  if (lm_head_) {
+    visitor(nn::joined(path, "lm_head"), *lm_head_);
+  }
+}
+
+void MambaLM::set_quantization(std::optional<QuantizationConfig> quantization) {
+  config_.quantization = std::move(quantization);
+}
+
+const nn::Matrix& MambaLM::output() const {
+  return lm_head_ ? static_cast<const nn::Matrix&>(*lm_head_) : embeddings_;
+}
+
+const mx::array& MambaLM::embedding_weight() const {
+  return floats_of(embeddings_);
+}
+
+const mx::array& MambaLM::output_weight() const {
+  return floats_of(output());
+}
+
 void MambaLM::prepare() {
   std::vector<DerivedParameters> derived;
   std::vector<mx::array> arrays;
@@ -127,7 +162,7 @@ void MambaLM::prepare() {
 std::pair<mx::array, State> MambaLM::hidden(const mx::array& tokens, const State& state, const ForwardOptions& options,
                                             mx::StreamOrDevice s) const {
   ops::check_shape("MambaLM", "tokens", tokens, {state.batch(), -1});
-  return hidden_of(mx::astype(embeddings_(tokens, s), dtype(), s), state, options, s);
+  return hidden_of(embeddings_(tokens, dtype(), s), state, options, s);
 }
 
 std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, const State& state,
@@ -161,7 +196,7 @@ mx::array MambaLM::logits(const mx::array& hidden, const std::optional<mx::array
   ops::LinearOptions options;
   options.spans = spans;
   options.out_dtype = mx::float32;
-  return ops::linear(hidden, output_weight(), {}, options, s);
+  return output().multiply(hidden, {}, options, s);
 }
 
 void MambaLM::for_each_chunk(const mx::array& tokens, State& state, const ForwardOptions& options,

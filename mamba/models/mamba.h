@@ -48,7 +48,11 @@ class MambaLM {
   explicit MambaLM(Config config);
 
   const Config& config() const { return config_; }
-  mlx::core::Dtype dtype() const;  // that of in_proj's weights
+
+  // What it computes in, unless set_dtype() said otherwise: the dtype of in_proj's weights, float32 where those are
+  // quantised.
+  mlx::core::Dtype dtype() const;
+  void set_dtype(std::optional<mlx::core::Dtype> dtype) { dtype_ = dtype; }
 
   // Parameters by checkpoint key ("backbone.layers.0.mixer.A_log", ...), in a fixed order. Undoes prepare(), since the
   // visitor may replace them.
@@ -57,6 +61,12 @@ class MambaLM {
   // The layers that low-rank adapters act on, by path ("backbone.layers.0.mixer.in_proj"), in a fixed order. Leave
   // their weights as they are, or visit() afterwards.
   void visit_linears(const std::string& path, const nn::LinearVisitor& visitor);
+
+  // Every matrix that may be quantised, by path: the embeddings, visit_linears()'s, and the output layer where it is
+  // one of its own. Who changes which ones are quantised calls set_quantization() with what config() then says of it.
+  void visit_matrices(const std::string& path, const nn::MatrixVisitor& visitor);
+  void set_quantization(std::optional<QuantizationConfig> quantization);
+  bool is_quantized() const { return config_.quantization.has_value(); }
 
   // Computes once what each call would compute anew from the parameters (A, for one). Optional; for inference.
   void prepare();
@@ -70,14 +80,14 @@ class MambaLM {
   std::pair<mlx::core::array, State> hidden_of(const mlx::core::array& embeddings, const State& state,
                                                const ForwardOptions& options = {},
                                                mlx::core::StreamOrDevice s = {}) const;
-  const mlx::core::array& embedding_weight() const { return embeddings_.weight; }  // (vocab, d_model)
+  const mlx::core::array& embedding_weight() const;  // (vocab, d_model); throws UsageError where it is quantised
 
   // (B, L, d_model) -> (B, L, vocab) float32. `spans` (B, 2) int32 as in ops/linear/linear.h.
   mlx::core::array logits(const mlx::core::array& hidden, const std::optional<mlx::core::array>& spans = {},
                           mlx::core::StreamOrDevice s = {}) const;
 
-  // The weights that logits() multiplies with: (vocab, d_model).
-  const mlx::core::array& output_weight() const { return lm_head_ ? lm_head_->weight : embeddings_.weight; }
+  // The weights that logits() multiplies with: (vocab, d_model). Throws UsageError where they are quantised.
+  const mlx::core::array& output_weight() const;
 
   // Walks `tokens` in chunks of kChunk positions, evaluates each, and passes its first position, its final hidden
   // states (B, l, d_model) and its spans (none: all of it). Rows come right-padded, whatever the padding was: row b's
@@ -104,7 +114,10 @@ class MambaLM {
   static constexpr int kChunk = 512;
 
  private:
+  const nn::Matrix& output() const;
+
   Config config_;
+  std::optional<mlx::core::Dtype> dtype_;
   nn::Embedding embeddings_;
   std::vector<Block> layers_;
   nn::RmsNorm norm_f_;

@@ -1,7 +1,5 @@
 #include "mamba/nn/layers.h"
 
-#include <mlx/ops.h>
-
 #include "mamba/ops/linear/linear.h"
 
 namespace mamba::nn {
@@ -25,7 +23,7 @@ mx::array project(const Linear& layer, const mx::array& x, const std::optional<m
   if (layer.lora) {
     options.low_rank = layer.lora->term(x, spans, s);
   }
-  return ops::linear(x, layer.weight, bias, options, s);
+  return layer.multiply(x, bias, options, s);
 }
 
 }  // namespace
@@ -40,7 +38,7 @@ mx::array Linear::without_bias(const mx::array& x, const std::optional<mx::array
 }
 
 void Linear::visit(const std::string& path, const ParameterVisitor& visitor) {
-  visitor(joined(path, "weight"), weight);
+  Matrix::visit(path, visitor);
   visit_optional(path, "bias", bias, visitor);
 }
 
@@ -48,12 +46,8 @@ void RmsNorm::visit(const std::string& path, const ParameterVisitor& visitor) {
   visitor(joined(path, "weight"), weight);
 }
 
-mx::array Embedding::operator()(const mx::array& tokens, mx::StreamOrDevice s) const {
-  return mx::take(weight, tokens, 0, s);
-}
-
-void Embedding::visit(const std::string& path, const ParameterVisitor& visitor) {
-  visitor(joined(path, "weight"), weight);
+mx::array Embedding::operator()(const mx::array& tokens, std::optional<mx::Dtype> dtype, mx::StreamOrDevice s) const {
+  return take(tokens, dtype, s);
 }
 
 void DepthwiseConv1d::visit(const std::string& path, const ParameterVisitor& visitor) {

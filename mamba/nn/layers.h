@@ -9,13 +9,13 @@
 #include <string>
 
 #include "mamba/nn/lora.h"
+#include "mamba/nn/matrix.h"
 #include "mamba/nn/parameters.h"
 
 namespace mamba::nn {
 
-// y = x W^T + b, and what a low-rank adapter adds. weight (out, in), bias (out).
-struct Linear {
-  mlx::core::array weight = unset();
+// y = x W^T + b, and what a low-rank adapter adds. W (out, in), floats or quantised; bias (out).
+struct Linear : Matrix {
   std::optional<mlx::core::array> bias;
   std::optional<Lora> lora;  // no parameter of this layer: visit() passes it by
 
@@ -30,6 +30,8 @@ struct Linear {
 
 // Called with "backbone.layers.0.mixer.in_proj" and the layer.
 using LinearVisitor = std::function<void(const std::string& path, Linear& layer)>;
+// The same of whatever may be quantised: linear layers, embeddings.
+using MatrixVisitor = std::function<void(const std::string& path, Matrix& matrix)>;
 
 // x / sqrt(mean(x^2) + eps) * weight over the last axis. weight (d).
 struct RmsNorm {
@@ -39,13 +41,11 @@ struct RmsNorm {
   void visit(const std::string& path, const ParameterVisitor& visitor);
 };
 
-// Rows of weight (vocab, d) by token id.
-struct Embedding {
-  mlx::core::array weight = unset();
-
-  // tokens (B, L) int32, each in [0, vocab) -> (B, L, d)
-  mlx::core::array operator()(const mlx::core::array& tokens, mlx::core::StreamOrDevice s = {}) const;
-  void visit(const std::string& path, const ParameterVisitor& visitor);
+// Rows of a matrix (vocab, d) by token id.
+struct Embedding : Matrix {
+  // tokens (B, L) int32, each in [0, vocab) -> (B, L, d), in `dtype` if given, else the stored one
+  mlx::core::array operator()(const mlx::core::array& tokens, std::optional<mlx::core::Dtype> dtype = {},
+                              mlx::core::StreamOrDevice s = {}) const;
 };
 
 // Depthwise convolution over time. weight (d, 1, k) as checkpoints hold it, bias (d).

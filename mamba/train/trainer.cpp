@@ -53,6 +53,13 @@ Json StepReport::to_json() const {
   return line;
 }
 
+void check_trainable(const models::MambaLM& model) {
+  if (model.is_quantized()) {
+    throw UsageError(
+        "the model is quantised and cannot be trained: take the one that it was made from, or convert it with --dtype");
+  }
+}
+
 Trainer::Trainer(models::MambaLM& model, Trainable trainable, Batches batches, std::optional<Windows> held_out,
                  const Settings& settings, RunFolder& folder, Hooks hooks,
                  const std::optional<std::filesystem::path>& directory)
@@ -64,6 +71,7 @@ Trainer::Trainer(models::MambaLM& model, Trainable trainable, Batches batches, s
       folder_(folder),
       hooks_(std::move(hooks)),
       optimizer_(trainable_, settings.optimizer()) {
+  check_trainable(model);
   if (directory) {
     TrainerState state = load_trainer_state(*directory);
     optimizer_.restore(trainable_, state.moments, state.step);

@@ -41,6 +41,9 @@ struct Hooks {
   std::function<void()> on_checkpoint;                    // after each save; may be empty
 };
 
+// Throws UsageError for a quantised model: steps are smaller than what its codes tell apart.
+void check_trainable(const models::MambaLM& model);
+
 enum class Outcome { kFinished, kStopped };
 
 class Trainer {

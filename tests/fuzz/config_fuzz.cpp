@@ -17,7 +17,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // What we write is what we read.
     const mamba::models::Config again =
         mamba::models::parse_config(mamba::models::hugging_face_config(config, "float32"), "again");
-    if (again.parameter_count() != config.parameter_count()) {
+    const auto quantization = [](const mamba::models::Config& c) {
+      return c.quantization.value_or(mamba::models::QuantizationConfig{.common = {.group_size = 0, .bits = 0}});
+    };
+    if (again.parameter_count() != config.parameter_count() ||
+        again.quantization.has_value() != config.quantization.has_value() ||
+        quantization(again).common != quantization(config).common ||
+        quantization(again).modules != quantization(config).modules) {
       std::abort();
     }
   } catch (const mamba::ParseError&) {

@@ -102,9 +102,9 @@ class QuantizedWeights : public Weights {
   }
   int64_t tile_floats() const { return linear_detail::copied_floats(tile_rows(), k); }
 
-  // bfloat16 where oneDNN multiplies it and no precision of the scales is lost.
+  // bfloat16 where x is no wider and oneDNN multiplies it.
   Float tile_type(Float x) const {
-    const bool narrow = x == weight_.type && x == Float::kBfloat16 && linear_detail::prefers_onednn(x, x);
+    const bool narrow = x == Float::kBfloat16 && linear_detail::prefers_onednn(x, x);
     return narrow ? Float::kBfloat16 : Float::kFloat32;
   }
 

@@ -84,19 +84,21 @@ mx::array dequantize(const QuantizedWeight& weight, std::optional<mx::Dtype> dty
   return dequantized_by_mlx(weight, out, s);
 }
 
-mx::array quantized_rows(const QuantizedWeight& weight, const mx::array& indices, mx::StreamOrDevice s) {
+mx::array quantized_rows(const QuantizedWeight& weight, const mx::array& indices, std::optional<mx::Dtype> dtype,
+                         mx::StreamOrDevice s) {
   check_quantized("quantized_rows", weight);
+  const mx::Dtype out = dtype.value_or(weight.scales.dtype());
   check(indices.dtype() == mx::int32, "[quantized_rows] indices must be int32 but are {}", shown(indices.dtype()));
 #ifndef __APPLE__
   if (const mx::Stream stream = mx::to_stream(s); on_cpu(stream)) {
-    return quantized_detail::dequantized_rows(weight, indices, weight.scales.dtype(), stream);
+    return quantized_detail::dequantized_rows(weight, indices, out, stream);
   }
 #endif
   QuantizedWeight rows = weight;
   for (mx::array* part : {&rows.codes, &rows.scales, &rows.biases}) {
     *part = mx::take(*part, indices, 0, s);
   }
-  return dequantized_by_mlx(rows, weight.scales.dtype(), s);
+  return dequantized_by_mlx(rows, out, s);
 }
 
 mx::array quantized_linear(const mx::array& x, const QuantizedWeight& weight, const std::optional<mx::array>& bias,

@@ -10,8 +10,8 @@
 //   x, bias, y, options          as in ops/linear/linear.h
 //
 // Products and sums are in float32, and the result is that of linear() with the dequantised weights, to the rounding of
-// float32 sums. One exception: many rows of bfloat16 with bfloat16 scales may be multiplied through oneDNN, and then
-// the dequantised weights are rounded to bfloat16, as mx::dequantize would round them.
+// float32 sums. One exception: many rows of bfloat16 may be multiplied through oneDNN, and then the dequantised weights
+// are rounded to bfloat16 like x.
 //
 // Sequences and spans as in linear: on CPUs the result of a row depends on its sequence's real rows alone, to the last
 // bit.
@@ -49,9 +49,10 @@ QuantizedWeight quantize(const mlx::core::array& weight, int group_size, int bit
 mlx::core::array dequantize(const QuantizedWeight& weight, std::optional<mlx::core::Dtype> dtype = {},
                             mlx::core::StreamOrDevice s = {});
 
-// Rows `indices` (...) int32, each in [0, N), of W -> (..., K) in the scales' dtype. What an embedding looks up.
+// Rows `indices` (...) int32, each in [0, N), of W -> (..., K) in `dtype`, the scales' by default. What an embedding
+// looks up.
 mlx::core::array quantized_rows(const QuantizedWeight& weight, const mlx::core::array& indices,
-                                mlx::core::StreamOrDevice s = {});
+                                std::optional<mlx::core::Dtype> dtype = {}, mlx::core::StreamOrDevice s = {});
 
 // Throws Error when shapes or dtypes do not fit. On a CPU under Linux our own kernels; else mx::quantized_matmul.
 mlx::core::array quantized_linear(const mlx::core::array& x, const QuantizedWeight& weight,
