@@ -25,6 +25,7 @@ extern const Command kTrain;
 extern const Command kFinetune;
 extern const Command kConvert;
 extern const Command kMerge;
+extern const Command kQuantize;
 extern const Command kTokenize;
 extern const Command kBench;
 extern const Command kInfo;

@@ -14,8 +14,8 @@
 namespace mamba::cli {
 
 std::span<const Command> commands() {
-  static const Command table[] = {kGenerate, kScore,    kTrain, kFinetune, kMerge,
-                                  kConvert,  kTokenize, kInfo,  kBench,    kCompletion};
+  static const Command table[] = {kGenerate, kScore,    kTrain, kFinetune, kMerge,     kConvert,
+                                  kQuantize, kTokenize, kInfo,  kBench,    kCompletion};
   return table;
 }
 

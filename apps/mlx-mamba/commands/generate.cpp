@@ -10,6 +10,7 @@
 #include "apps/mlx-mamba/model_options.h"
 #include "apps/mlx-mamba/ordered_text.h"
 #include "apps/mlx-mamba/prompts.h"
+#include "apps/mlx-mamba/quantize_options.h"
 #include "mamba/base/file.h"
 #include "mamba/base/memory.h"
 #include "mamba/generate/generator.h"
@@ -21,6 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
   ModelOptions model;
+  QuantizeOptions quantize;
   std::optional<std::string> prompt;
   std::optional<std::string> prompt_file;
   std::optional<std::string> tokens;
@@ -51,6 +53,7 @@ void check_options(const Options& o) {
     }
   }
   o.sampling.validate();
+  o.quantize.check();
   if (o.save_state) {
     const AtomicFile probe(*o.save_state);  // before minutes of work, not after
   }
@@ -180,8 +183,9 @@ int run(const Options& o) {
   const uint64_t seed = o.seed ? *o.seed : std::random_device{}();
   const auto start = Clock::now();
   const bool has_text = o.prompt || o.prompt_file || o.batch_file || !o.stop.empty();
-  const generate::LoadedModel loaded =
+  generate::LoadedModel loaded =
       o.model.load(has_text ? ModelOptions::TokenizerIs::kNeeded : ModelOptions::TokenizerIs::kWanted);
+  const std::string quantized = o.quantize.apply(loaded.model);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
 
   const std::vector<generate::Request> requests = make_requests(o, prompts, loaded, seed);
@@ -192,6 +196,9 @@ int run(const Options& o) {
     generate::save_session(*o.save_state, *results.front().session, loaded.model.config());
   }
   if (o.stats) {
+    if (!quantized.empty()) {
+      note("quantised: " + quantized);
+    }
     print_stats(load_seconds, timings, seed);
   }
   return 0;
@@ -211,6 +218,7 @@ std::function<int()> declare(OptionTable& table) {
   o->model.declare_source(table);
   o->model.declare_adapter(table);
   o->model.declare_dtype(table);
+  o->quantize.declare(table);
   o->model.declare_machine(table);
   table.group("Text");
   table.integer(

@@ -55,6 +55,12 @@ OrderedJson describe(const generate::LoadedModel& loaded, const std::string& nam
   out["model_type"] = "mamba";
   out["parameters"] = c.parameter_count();
   out["dtype"] = models::dtype_name(loaded.model.dtype());
+  out["bits"] = OrderedJson();
+  out["group_size"] = OrderedJson();
+  if (c.quantization) {
+    out["bits"] = c.quantization->common.bits;
+    out["group_size"] = c.quantization->common.group_size;
+  }
   out["n_layer"] = c.n_layer;
   out["d_model"] = c.d_model;
   out["d_inner"] = c.d_inner;

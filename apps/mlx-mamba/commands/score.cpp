@@ -9,6 +9,7 @@
 #include "apps/mlx-mamba/logits_file.h"
 #include "apps/mlx-mamba/model_options.h"
 #include "apps/mlx-mamba/prompts.h"
+#include "apps/mlx-mamba/quantize_options.h"
 #include "mamba/base/error.h"
 #include "mamba/generate/score.h"
 
@@ -17,6 +18,7 @@ namespace {
 
 struct Options {
   ModelOptions model;
+  QuantizeOptions quantize;
   std::optional<std::string> text;
   std::optional<std::string> text_file;
   std::optional<std::string> tokens;
@@ -70,12 +72,14 @@ void print_json(const std::vector<int32_t>& ids, const generate::Score& score) {
 }
 
 int run(const Options& o) {
+  o.quantize.check();
   const Prompt input = read_input(o);
   if (o.logits) {
     const AtomicFile probe(*o.logits);
   }
-  const generate::LoadedModel loaded =
+  generate::LoadedModel loaded =
       o.model.load(o.tokens ? ModelOptions::TokenizerIs::kWanted : ModelOptions::TokenizerIs::kNeeded);
+  o.quantize.apply(loaded.model);
   const std::vector<int32_t> ids = encode(input, loaded.tokenizer.get());
   std::optional<LogitsFile> file;
   if (o.logits) {
@@ -109,6 +113,7 @@ std::function<int()> declare(OptionTable& table) {
   o->model.declare_source(table);
   o->model.declare_adapter(table);
   o->model.declare_dtype(table);
+  o->quantize.declare(table);
   o->model.declare_machine(table);
   table.group("Output");
   table.flag("--json", &o->json, "one line: tokens, logprobs (the first is null), mean_loss, perplexity");
