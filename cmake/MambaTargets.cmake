@@ -62,7 +62,7 @@ function(mamba_add_test name)
   add_executable(${name} ${arg_SOURCES})
   mamba_target_defaults(${name})
   # What is tested is optimised; the tests themselves only take longer to compile so. Comes after the build type's -O3.
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:$<IF:$<BOOL:${MAMBA_SANITIZE}>,-O0,-O1>>)
   target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" ${arg_DEFINES})
   set(entries ${name})
