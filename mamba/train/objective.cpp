@@ -1,6 +1,9 @@
 // The table of embeddings is used twice where it is tied: rows are looked up for the input, and all of it makes the
 // output. The look-up is left out of what MLX differentiates: the gradient of the looked-up rows is asked for instead,
 // and added into that of the output projection in one pass (ops/embedding).
+//
+// So is the output projection with its loss: ops::linear_cross_entropy_gradients gives losses and gradients from one
+// look at the logits. What MLX differentiates is sum(hidden * g), g the gradient of the last hidden states.
 
 #include "mamba/train/objective.h"
 
@@ -18,30 +21,29 @@ namespace mx = mlx::core;
 namespace {
 
 constexpr const char* kEmbeddings = "backbone.embeddings.weight";
+constexpr const char* kOutput = "lm_head.weight";
 
 mx::array embedded(const models::MambaLM& model, const mx::array& tokens) {
   return mx::astype(mx::take(model.embedding_weight(), tokens, 0), model.dtype());
 }
 
-std::pair<mx::array, models::State> summed_loss(const models::MambaLM& model, const mx::array& embeddings,
-                                                const Batch& batch, const models::State& state,
-                                                const ObjectiveOptions& objective) {
+// The last hidden states (B, L, d_model), and the state after them.
+std::pair<mx::array, models::State> hidden_of(const models::MambaLM& model, const mx::array& embeddings,
+                                              const Batch& batch, const models::State& state,
+                                              const ObjectiveOptions& objective) {
   models::ForwardOptions options;
   options.resets = batch.resets;
   options.recompute = objective.recompute;
   options.dropout = objective.dropout;
-  auto [hidden, next] = model.hidden_of(embeddings, state, options);
-  const mx::array losses =
-      ops::linear_cross_entropy(hidden, model.output_weight(), batch.targets, {.ignore_index = kIgnored});
-  return {mx::sum(losses), std::move(next)};
+  return model.hidden_of(embeddings, state, options);
 }
 
-// Where the embeddings stand among the trainable arrays; -1 where they are frozen.
-int embeddings_index(const Trainable& trainable) {
+// Where a parameter stands among the trainable arrays; -1 where it is frozen.
+int index_of(const Trainable& trainable, const char* wanted) {
   int found = -1;
   int index = 0;
   trainable.visit("", [&](const std::string& path, mx::array&) {
-    if (path == kEmbeddings) {
+    if (path == wanted) {
       found = index;
     }
     ++index;
@@ -55,23 +57,33 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
                              const models::State& state, double divisor, const ObjectiveOptions& options) {
   const std::vector<mx::array> parameters = nn::parameter_list(trainable);
   check(!parameters.empty(), "[loss_and_gradients] nothing is trainable");
-  const int embeddings = embeddings_index(trainable);
+  const int embeddings = index_of(trainable, kEmbeddings);
+  const int output = model.config().tie_embeddings ? embeddings : index_of(trainable, kOutput);
   std::vector<mx::array> primals = parameters;
   primals.push_back(embedded(model, batch.tokens));
 
   std::vector<int> wanted;
   for (int i = 0; i < static_cast<int>(parameters.size()); ++i) {
-    if (i != embeddings || model.config().tie_embeddings) {
+    if (i != embeddings && i != output) {
       wanted.push_back(i);
     }
   }
   if (embeddings >= 0) {
     wanted.push_back(static_cast<int>(parameters.size()));
   }
-  const auto loss = [&](const std::vector<mx::array>& in) {
+  const auto scale = static_cast<float>(1.0 / divisor);
+  // What is differentiated, the loss, the gradient of the output projection where it is trained, and the state.
+  const auto run = [&](const std::vector<mx::array>& in) {
     nn::set_parameter_list(trainable, {in.begin(), in.end() - 1});
-    auto [sum, after] = summed_loss(model, in.back(), batch, state, options);
-    std::vector<mx::array> out = {mx::multiply(sum, mx::array(static_cast<float>(1.0 / divisor)))};
+    auto [hidden, after] = hidden_of(model, in.back(), batch, state, options);
+    const ops::LinearCrossEntropyGradients last =
+        ops::linear_cross_entropy_gradients(mx::stop_gradient(hidden), mx::stop_gradient(model.output_weight()),
+                                            batch.targets, scale, output >= 0, {.ignore_index = kIgnored});
+    std::vector<mx::array> out = {mx::sum(mx::multiply(hidden, last.x)),
+                                  mx::multiply(mx::sum(last.losses), mx::array(scale))};
+    if (output >= 0) {
+      out.push_back(*last.weight);
+    }
     for (const mx::array& a : after.arrays()) {
       out.push_back(mx::stop_gradient(a));
     }
@@ -79,31 +91,39 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
   };
   std::pair<std::vector<mx::array>, std::vector<mx::array>> result;
   try {
-    result = mx::value_and_grad(loss, wanted)(primals);
+    result = mx::value_and_grad(run, wanted)(primals);
   } catch (...) {
     nn::set_parameter_list(trainable, parameters);
     throw;
   }
   nn::set_parameter_list(trainable, parameters);
 
-  auto& [values, gradients] = result;
-  if (embeddings >= 0) {
-    const mx::array rows = std::move(gradients.back());
-    gradients.pop_back();
-    const int vocab = model.embedding_weight().shape(0);
-    const auto at = gradients.begin() + embeddings;
-    if (model.config().tie_embeddings) {
-      *at = ops::embedding_gradient(batch.tokens, rows, vocab, std::move(*at));
+  const std::vector<mx::array>& values = result.first;
+  Gradients gradients{.loss = values[1],
+                      .values = {},
+                      .state = models::State::from_arrays({values.begin() + (output >= 0 ? 3 : 2), values.end()})};
+  const int vocab = model.embedding_weight().shape(0);
+  auto next = result.second.begin();
+  for (int i = 0; i < static_cast<int>(parameters.size()); ++i) {
+    if (i != embeddings && i != output) {
+      gradients.values.push_back(std::move(*next++));
+    } else if (i != embeddings) {
+      gradients.values.push_back(values[2]);
+    } else if (i != output) {
+      gradients.values.push_back(ops::embedding_gradient(batch.tokens, result.second.back(), vocab));
     } else {
-      gradients.insert(at, ops::embedding_gradient(batch.tokens, rows, vocab));
+      gradients.values.push_back(ops::embedding_gradient(batch.tokens, result.second.back(), vocab, values[2]));
     }
   }
-  return {values[0], std::move(gradients), models::State::from_arrays({values.begin() + 1, values.end()})};
+  return gradients;
 }
 
 std::pair<mx::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,
                                              const models::State& state) {
-  return summed_loss(model, embedded(model, batch.tokens), batch, state, {});
+  auto [hidden, after] = hidden_of(model, embedded(model, batch.tokens), batch, state, {});
+  const mx::array losses =
+      ops::linear_cross_entropy(hidden, model.output_weight(), batch.targets, {.ignore_index = kIgnored});
+  return {mx::sum(losses), std::move(after)};
 }
 
 }  // namespace mamba::train

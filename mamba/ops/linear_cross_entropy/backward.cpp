@@ -1,13 +1,14 @@
-// With p = softmax(x W^T), the gradient of log p[t] by the logits is g (1[j = t] - p_j): a block of it takes the place
-// of the block of logits it is made from, and is multiplied with W, giving a part of the gradient of x, and with x,
-// giving that of the block's words. Blocks follow each other in a fixed order, so sums do not depend on the threads.
-
-#include "mamba/ops/linear_cross_entropy/backward.h"
+// With p = softmax(x W^T), the gradient of log p[t] by the logits is g (1[j = t] - p_j). A block of tokens keeps its
+// logits until its softmax is known; then each block of words' logits turn into gradients where they lie, and are
+// multiplied with W, giving a part of the gradient of x, and with x, giving a part of that of W. So logits are computed
+// once, for loss and gradients. Blocks follow each other in a fixed order, and sums do not depend on the threads.
 
 #include <mlx/primitives.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "mamba/base/error.h"
@@ -16,7 +17,8 @@
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
-#include "mamba/ops/linear_cross_entropy/blocks.h"
+#include "mamba/ops/linear_cross_entropy/logits.h"
+#include "mamba/ops/linear_cross_entropy/primitive.h"
 #include "mamba/ops/linear_cross_entropy/softmax.h"
 
 namespace mamba::ops::linear_cross_entropy_detail {
@@ -24,7 +26,6 @@ namespace mamba::ops::linear_cross_entropy_detail {
 namespace mx = mlx::core;
 using linear_detail::copied_floats;
 using linear_detail::Float;
-using linear_detail::Matrix;
 using linear_detail::multiply_workspace;
 using linear_detail::OutRows;
 using linear_detail::Product;
@@ -33,26 +34,36 @@ using linear_detail::Workspace;
 
 namespace {
 
+constexpr int64_t kKeptLogits = 16 << 20;  // 64 MiB
+constexpr int64_t kMinBlockTokens = 32;
+
+// The largest number of tokens whose logits may be kept, with which the last block is no small rest.
+int64_t block_tokens_of(int64_t tokens, int64_t words) {
+  const int64_t fit = std::clamp(kKeptLogits / words, kMinBlockTokens, kBlockTokens);
+  const int64_t blocks = std::max<int64_t>(1, (tokens + fit - 1) / fit);
+  return std::min(fit, ((tokens + blocks - 1) / blocks + kMinBlockTokens - 1) / kMinBlockTokens * kMinBlockTokens);
+}
+
 // All that runs later, gathered before it is dispatched: what runs allocates nothing.
-struct BackwardJob {
-  Rows x;
-  Matrix weight;
-  int64_t words = 0;
-  int64_t width = 0;
-  const int32_t* targets = nullptr;
+struct GradientJob {
+  Logits logits;
+  int32_t ignore_index = 0;
   const float* cotangent = nullptr;
-  const float* log_sums = nullptr;
+  float* log_probabilities = nullptr;
   OutRows dx;       // empty unless wanted
   OutRows dweight;  // likewise
 
-  std::vector<int64_t> counted;  // tokens with a target and a cotangent other than 0
+  std::vector<int64_t> counted;    // tokens with a target and a cotangent other than 0
+  std::vector<int64_t> uncounted;  // with a target and no cotangent
   std::vector<int64_t> groups;
   Rows block_x;
-  Product logits, to_x, to_weight;
+  Product to_x, to_weight;
   Float gradient_type = Float::kFloat32;  // of a block of gradients
+  int64_t block_tokens = 0;
+  int64_t stride = 0;  // from one token's logits to the next's
   float* logits_memory = nullptr;
-  float* dx_sums = nullptr;       // float32 sums where dx is narrower, one row for each counted token
-  float* dweight_sums = nullptr;  // likewise for the words of a block
+  float* dx_sums = nullptr;       // float32 sums where dx is narrower, one row for each counted token of a block
+  float* dweight_sums = nullptr;  // likewise for all words
   float* copy_memory = nullptr;
   float* multiply_memory = nullptr;
 
@@ -60,8 +71,8 @@ struct BackwardJob {
   bool sums_dweight_apart() const { return !dweight.rows.empty() && dweight.type != Float::kFloat32; }
 
   // The parts of the workspace, laid out from `base`; the floats they take.
-  int64_t lay_out(float* base, int64_t tokens) {
-    const int64_t block = std::min(tokens, kBlockTokens);
+  int64_t lay_out(float* base) {
+    const int64_t words = logits.words, width = logits.width;
     const int64_t block_words = std::min(words, kBlockWords);
     int64_t at = 0;
     const auto take = [&](int64_t floats) {
@@ -69,153 +80,129 @@ struct BackwardJob {
       at += (floats + 15) / 16 * 16;
       return part;
     };
-    logits_memory = take(logits_floats(tokens, words));
-    dx_sums = take(sums_dx_apart() ? tokens * width : 0);
-    dweight_sums = take(sums_dweight_apart() ? block_words * width : 0);
-    copy_memory = take(dweight.rows.empty() ? 0 : copied_floats(block, width));
-    multiply_memory = take(std::max({multiply_workspace(block, 1, width, x.type, weight.type),
-                                     multiply_workspace(block, 1, block_words, gradient_type, weight.type),
-                                     multiply_workspace(block_words, 1, block, gradient_type, x.type)}));
+    logits_memory = take(std::max(block_tokens * stride, logits.streamed_floats()));
+    dx_sums = take(sums_dx_apart() ? block_tokens * width : 0);
+    dweight_sums = take(sums_dweight_apart() ? words * width : 0);
+    copy_memory = take(dweight.rows.empty() ? 0 : copied_floats(block_tokens, width));
+    const int64_t tokens = std::min(logits.x.count(), kBlockTokens);
+    const Float x_type = logits.x.type, weight_type = logits.weight.type;
+    multiply_memory = take(std::max({multiply_workspace(tokens, 1, width, x_type, weight_type),
+                                     multiply_workspace(block_tokens, 1, block_words, gradient_type, weight_type),
+                                     multiply_workspace(block_words, 1, block_tokens, gradient_type, x_type)}));
     return at;
   }
 
   void reserve() {
+    logits.reserve();
+    block_tokens = block_tokens_of(logits.x.count(), logits.words);
+    stride = linear_detail::packed_stride(logits.words);
     const auto block = static_cast<size_t>(kBlockTokens);
-    counted.reserve(x.rows.size());
+    counted.reserve(logits.x.rows.size());
+    uncounted.reserve(logits.x.rows.size());
     groups.resize(1);
     block_x.rows.reserve(block);
-    block_x.type = x.type;
-    for (Product* product : {&logits, &to_x, &to_weight}) {
+    block_x.type = logits.x.type;
+    for (Product* product : {&to_x, &to_weight}) {
       product->left.rows.rows.reserve(block);
       product->out.rows.reserve(std::max(block, static_cast<size_t>(kBlockWords)));
     }
-    const bool by_onednn = linear_detail::prefers_onednn(x.type, weight.type);
-    gradient_type = by_onednn ? x.type : Float::kFloat32;
-    Workspace::instance().reserve(lay_out(nullptr, x.count()));
+    const bool by_onednn = linear_detail::prefers_onednn(logits.x.type, logits.weight.type);
+    gradient_type = by_onednn ? logits.x.type : Float::kFloat32;
+    Workspace::instance().reserve(lay_out(nullptr));
   }
 
   void run() {
-    for (int64_t token = 0; token < x.count(); ++token) {
-      if (targets[token] >= 0 && targets[token] < words && cotangent[token] != 0) {
-        counted.push_back(token);
-      } else if (!dx.rows.empty()) {
-        std::memset(dx.rows[static_cast<size_t>(token)], 0, static_cast<size_t>(width * size_of(dx.type)));
-      }
-    }
+    sort_tokens();
     const auto count = static_cast<int64_t>(counted.size());
     const std::unique_lock<std::mutex> locked = Workspace::instance().lock();
-    lay_out(Workspace::instance().data(), x.count());
-    for (int64_t word = 0; word < words; word += kBlockWords) {
-      const int64_t block_words = std::min(kBlockWords, words - word);
-      point_to_words(word, block_words);
-      if (count == 0) {
-        clear_words(block_words);
+    lay_out(Workspace::instance().data());
+    logits.log_probabilities(uncounted, logits_memory, multiply_memory, log_probabilities);
+    for (int64_t begin = 0; begin < count; begin += block_tokens) {
+      run_block(begin, std::min(block_tokens, count - begin));
+    }
+    finish_weight(count == 0);
+  }
+
+  void sort_tokens() {
+    for (int64_t token = 0; token < logits.x.count(); ++token) {
+      const int32_t target = logits.targets[token];
+      const bool known = target != ignore_index && target >= 0 && target < logits.words;
+      if (known && cotangent[token] != 0) {
+        counted.push_back(token);
+        continue;
       }
-      for (int64_t begin = 0; begin < count; begin += kBlockTokens) {
-        run_block(begin, std::min(kBlockTokens, count - begin), word, block_words);
+      if (!dx.rows.empty()) {
+        std::memset(dx.rows[static_cast<size_t>(token)], 0, static_cast<size_t>(logits.width * size_of(dx.type)));
       }
-      if (sums_dweight_apart()) {
-        narrow_rows(
-            dweight_sums, block_words, [&](int64_t i) { return dweight.rows[static_cast<size_t>(word + i)]; },
-            dweight.type);
+      if (known) {
+        uncounted.push_back(token);
+      } else {
+        log_probabilities[token] = target == ignore_index ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+      }
+    }
+  }
+
+  // Tokens counted[begin, begin + count).
+  void run_block(int64_t begin, int64_t count) {
+    const int64_t* tokens = counted.data() + begin;
+    logits.run(tokens, count, logits_memory, stride, true, multiply_memory);
+    block_x.rows.clear();
+    for (int64_t i = 0; i < count; ++i) {
+      block_x.rows.push_back(logits.x.rows[static_cast<size_t>(tokens[i])]);
+      log_probabilities[tokens[i]] = logits.log_probability(i);
+    }
+    for (int64_t word = 0; word < logits.words; word += kBlockWords) {
+      const int64_t words = std::min(kBlockWords, logits.words - word);
+      parallel_for(count, 8, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i) {
+          turn_to_gradient(i, tokens[i], word, words);
+        }
+      });
+      if (!dx.rows.empty()) {
+        add_to_x(tokens, count, word, words);
+      }
+      if (!dweight.rows.empty()) {
+        add_to_weight(count, word, words, begin > 0);
       }
     }
     if (sums_dx_apart()) {
       narrow_rows(
-          dx_sums, count, [&](int64_t i) { return dx.rows[static_cast<size_t>(counted[static_cast<size_t>(i)])]; },
-          dx.type);
+          dx_sums, count, [&](int64_t i) { return dx.rows[static_cast<size_t>(tokens[i])]; }, dx.type);
     }
   }
 
-  // Where the gradient of words [word, word + count) is summed.
-  void point_to_words(int64_t word, int64_t count) {
-    if (dweight.rows.empty()) {
-      return;
-    }
-    if (sums_dweight_apart()) {
-      point_to_block(dweight_sums, width, count, to_weight.out);
-      return;
-    }
-    to_weight.out.type = Float::kFloat32;
-    to_weight.out.rows.assign(dweight.rows.begin() + word, dweight.rows.begin() + word + count);
-  }
-
-  void clear_words(int64_t count) {
-    for (int64_t i = 0; i < count && !dweight.rows.empty(); ++i) {
-      std::memset(to_weight.out.rows[static_cast<size_t>(i)], 0, static_cast<size_t>(width) * sizeof(float));
-    }
-  }
-
-  template <typename RowOf>
-  void narrow_rows(const float* sums, int64_t count, const RowOf& row_of, Float type) const {
-    parallel_for(count, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        linear_detail::narrow(sums + i * width, width, type, row_of(i));
-      }
-    });
-  }
-
-  // Tokens counted[begin, begin + count) and words [word, word + block_words).
-  void run_block(int64_t begin, int64_t count, int64_t word, int64_t block_words) {
-    const int64_t* tokens = counted.data() + begin;
-    const int64_t stride = logits_stride(words);
-    block_x.rows.clear();
-    for (int64_t i = 0; i < count; ++i) {
-      block_x.rows.push_back(x.rows[static_cast<size_t>(tokens[i])]);
-    }
-    logits.m = groups[0] = count;
-    logits.n = block_words;
-    logits.k = width;
-    logits.left.rows.type = x.type;
-    logits.left.rows.rows.assign(block_x.rows.begin(), block_x.rows.end());
-    logits.right.matrix = rows_from(weight, word);
-    point_to_block(logits_memory, stride, count, logits.out);
-    linear_detail::multiply(logits, groups, multiply_memory);
-    parallel_for(count, 8, [&](int64_t from, int64_t to) {
-      for (int64_t i = from; i < to; ++i) {
-        turn_to_gradient(tokens[i], word, block_words, logits_memory + i * stride);
-      }
-    });
-    if (!dx.rows.empty()) {
-      add_to_x(tokens, begin, count, word, block_words);
-    }
-    if (!dweight.rows.empty()) {
-      add_to_weight(begin, count, block_words);
-    }
-  }
-
-  void turn_to_gradient(int64_t token, int64_t word, int64_t block_words, float* row) const {
-    const int64_t target = targets[token] - word;
-    const bool has_target = target >= 0 && target < block_words;
-    const float logit = has_target ? row[target] : 0.0f;
-    softmax_gradient(row, block_words, log_sums[token], cotangent[token], gradient_type);
-    if (has_target) {
+  void turn_to_gradient(int64_t i, int64_t token, int64_t word, int64_t words) const {
+    float* row = logits_memory + i * stride + word;
+    const float log_sum = logits.log_sum(i);
+    softmax_gradient(row, words, log_sum, cotangent[token], gradient_type);
+    const int64_t target = logits.targets[token] - word;
+    if (target >= 0 && target < words) {
       // 1 - p without cancellation.
-      const float gradient = -cotangent[token] * std::expm1(logit - log_sums[token]);
+      const float gradient = -cotangent[token] * std::expm1(logits.target_logit(i) - log_sum);
       linear_detail::narrow(&gradient, 1, gradient_type,
                             reinterpret_cast<std::byte*>(row) + target * size_of(gradient_type));
     }
   }
 
-  // The block of gradients as a product's left operand.
-  void left_is_gradient(Product& product, int64_t count) const {
+  // The gradients of a block of words' logits as a product's left operand.
+  void left_is_gradient(Product& product, int64_t count, int64_t word) const {
     product.left.rows.type = gradient_type;
     product.left.rows.rows.clear();
     for (int64_t i = 0; i < count; ++i) {
-      product.left.rows.rows.push_back(logits_memory + i * logits_stride(words));
+      product.left.rows.rows.push_back(logits_memory + i * stride + word);
     }
   }
 
-  void add_to_x(const int64_t* tokens, int64_t begin, int64_t count, int64_t word, int64_t block_words) {
+  void add_to_x(const int64_t* tokens, int64_t count, int64_t word, int64_t words) {
     to_x.m = groups[0] = count;
-    to_x.n = width;
-    to_x.k = block_words;
-    left_is_gradient(to_x, count);
-    to_x.right.matrix = rows_from(weight, word);
+    to_x.n = logits.width;
+    to_x.k = words;
+    left_is_gradient(to_x, count, word);
+    to_x.right.matrix = rows_from(logits.weight, word);
     to_x.right.by_k = true;
     to_x.add = word > 0;
     if (sums_dx_apart()) {
-      point_to_block(dx_sums + begin * width, width, count, to_x.out);
+      point_to_block(dx_sums, logits.width, count, to_x.out);
     } else {
       to_x.out.type = Float::kFloat32;
       to_x.out.rows.clear();
@@ -226,25 +213,54 @@ struct BackwardJob {
     linear_detail::multiply(to_x, groups, multiply_memory);
   }
 
-  void add_to_weight(int64_t begin, int64_t count, int64_t block_words) {
-    to_weight.m = groups[0] = block_words;
-    to_weight.n = width;
+  void add_to_weight(int64_t count, int64_t word, int64_t words, bool add) {
+    to_weight.m = groups[0] = words;
+    to_weight.n = logits.width;
     to_weight.k = count;
-    left_is_gradient(to_weight, count);
+    left_is_gradient(to_weight, count, word);
     to_weight.left.transposed = true;
-    to_weight.right.matrix = linear_detail::as_matrix(block_x, width, copy_memory);
+    to_weight.right.matrix = linear_detail::as_matrix(block_x, logits.width, copy_memory);
     to_weight.right.by_k = true;
-    to_weight.add = begin > 0;
+    to_weight.add = add;
+    if (sums_dweight_apart()) {
+      point_to_block(dweight_sums + word * logits.width, logits.width, words, to_weight.out);
+    } else {
+      to_weight.out.type = Float::kFloat32;
+      to_weight.out.rows.assign(dweight.rows.begin() + word, dweight.rows.begin() + word + words);
+    }
     linear_detail::multiply(to_weight, groups, multiply_memory);
+  }
+
+  void finish_weight(bool empty) const {
+    const auto row_of = [&](int64_t i) { return dweight.rows[static_cast<size_t>(i)]; };
+    if (dweight.rows.empty()) {
+      return;
+    }
+    if (empty) {
+      for (int64_t i = 0; i < logits.words; ++i) {
+        std::memset(row_of(i), 0, static_cast<size_t>(logits.width * size_of(dweight.type)));
+      }
+    } else if (sums_dweight_apart()) {
+      narrow_rows(dweight_sums, logits.words, row_of, dweight.type);
+    }
+  }
+
+  template <typename RowOf>
+  void narrow_rows(const float* sums, int64_t count, const RowOf& row_of, Float type) const {
+    parallel_for(count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        linear_detail::narrow(sums + i * logits.width, logits.width, type, row_of(i));
+      }
+    });
   }
 };
 
 class LinearLogProbabilityGradient : public mx::Primitive {
  public:
-  LinearLogProbabilityGradient(mx::Stream stream, bool of_x, bool of_weight)
-      : Primitive(stream), of_x_(of_x), of_weight_(of_weight) {}
+  LinearLogProbabilityGradient(mx::Stream stream, int ignore_index, bool of_x, bool of_weight)
+      : Primitive(stream), ignore_index_(ignore_index), of_x_(of_x), of_weight_(of_weight) {}
 
-  // Inputs: x, weight, targets, cotangent, log_sums.
+  // Inputs: x, weight, targets, cotangent. Outputs: the log-probabilities, and the gradients that are wanted.
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     for (mx::array& out : outputs) {
       allocate(out);
@@ -254,23 +270,23 @@ class LinearLogProbabilityGradient : public mx::Primitive {
     const mx::array weight = readable_rows(inputs[1], encoder);
     const mx::array targets = row_contiguous(inputs[2], encoder);
     const mx::array cotangent = row_contiguous(inputs[3], encoder);
-    const mx::array log_sums = row_contiguous(inputs[4], encoder);
-    for (const mx::array& in : {x, weight, targets, cotangent, log_sums}) {
+    for (const mx::array& in : {x, weight, targets, cotangent}) {
       encoder.set_input_array(in);
     }
     for (mx::array& out : outputs) {
       encoder.set_output_array(out);
     }
-    const auto job = std::make_shared<BackwardJob>();
-    job->x = linear_detail::rows_of(x);
-    job->weight = linear_detail::matrix_of(weight);
-    job->words = weight.shape(0);
-    job->width = weight.shape(1);
-    job->targets = targets.data<int32_t>();
+    const auto job = std::make_shared<GradientJob>();
+    job->logits.x = linear_detail::rows_of(x);
+    job->logits.weight = linear_detail::matrix_of(weight);
+    job->logits.words = weight.shape(0);
+    job->logits.width = weight.shape(1);
+    job->logits.targets = targets.data<int32_t>();
+    job->ignore_index = ignore_index_;
     job->cotangent = cotangent.data<float>();
-    job->log_sums = log_sums.data<float>();
+    job->log_probabilities = outputs[0].data<float>();
     if (of_x_) {
-      job->dx = linear_detail::out_rows_of(outputs.front());
+      job->dx = linear_detail::out_rows_of(outputs[1]);
     }
     if (of_weight_) {
       job->dweight = linear_detail::out_rows_of(outputs.back());
@@ -290,22 +306,24 @@ class LinearLogProbabilityGradient : public mx::Primitive {
 
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& that = static_cast<const LinearLogProbabilityGradient&>(other);
-    return of_x_ == that.of_x_ && of_weight_ == that.of_weight_;
+    return ignore_index_ == that.ignore_index_ && of_x_ == that.of_x_ && of_weight_ == that.of_weight_;
   }
 
   const char* name() const override { return "LinearLogProbabilityGradient"; }
 
  private:
+  int ignore_index_;
   bool of_x_;
   bool of_weight_;
 };
 
 }  // namespace
 
-Gradients backward(const mx::array& x, const mx::array& weight, const mx::array& targets, const mx::array& cotangent,
-                   const mx::array& log_sums, bool of_x, bool of_weight, mx::Stream stream) {
-  std::vector<mx::Shape> shapes;
-  std::vector<mx::Dtype> dtypes;
+Gradients forward_and_backward(const mx::array& x, const mx::array& weight, const mx::array& targets,
+                               const mx::array& cotangent, int ignore_index, bool of_x, bool of_weight,
+                               mx::Stream stream) {
+  std::vector<mx::Shape> shapes = {targets.shape()};
+  std::vector<mx::Dtype> dtypes = {mx::float32};
   for (const auto& [wanted, like] : {std::pair{of_x, &x}, {of_weight, &weight}}) {
     if (wanted) {
       shapes.push_back(like->shape());
@@ -313,11 +331,11 @@ Gradients backward(const mx::array& x, const mx::array& weight, const mx::array&
     }
   }
   std::vector<mx::array> outputs = mx::array::make_arrays(
-      std::move(shapes), dtypes, std::make_shared<LinearLogProbabilityGradient>(stream, of_x, of_weight),
-      {x, weight, targets, cotangent, log_sums});
-  Gradients gradients;
+      std::move(shapes), dtypes, std::make_shared<LinearLogProbabilityGradient>(stream, ignore_index, of_x, of_weight),
+      {x, weight, targets, cotangent});
+  Gradients gradients{.log_probabilities = outputs[0]};
   if (of_x) {
-    gradients.x = outputs.front();
+    gradients.x = outputs[1];
   }
   if (of_weight) {
     gradients.weight = outputs.back();

@@ -75,10 +75,17 @@ mx::array linear_log_probability(const mx::array& x, const mx::array& weight, co
   return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index, kPieceTokens, stream);
 }
 
-mx::array linear_cross_entropy(const mx::array& x, const mx::array& weight, const mx::array& targets,
-                               const LinearCrossEntropyOptions& options, mx::StreamOrDevice s) {
+namespace {
+
+// -w as a factor of the log-probabilities, and the targets without those of weight 0.
+struct Weighted {
+  mx::array factor;
+  mx::array targets;
+};
+
+Weighted weighted(const mx::array& targets, const LinearCrossEntropyOptions& options, mx::StreamOrDevice s) {
   if (!options.weights) {
-    return mx::negative(linear_log_probability(x, weight, targets, options.ignore_index, s), s);
+    return {mx::array(-1.0f), targets};
   }
   const mx::array& weights = *options.weights;
   check(weights.shape() == targets.shape(), "[linear_cross_entropy] weights must be {} but got {}",
@@ -86,8 +93,44 @@ mx::array linear_cross_entropy(const mx::array& x, const mx::array& weight, cons
   check(weights.dtype() == mx::float32, "[linear_cross_entropy] weights must be float32");
   const mx::array fixed = mx::stop_gradient(weights, s);
   const mx::array unweighted = mx::equal(fixed, mx::array(0.0f), s);
-  const mx::array counted = mx::where(unweighted, mx::array(options.ignore_index), targets, s);
-  return mx::multiply(mx::negative(fixed, s), linear_log_probability(x, weight, counted, options.ignore_index, s), s);
+  return {mx::negative(fixed, s), mx::where(unweighted, mx::array(options.ignore_index), targets, s)};
+}
+
+}  // namespace
+
+mx::array linear_cross_entropy(const mx::array& x, const mx::array& weight, const mx::array& targets,
+                               const LinearCrossEntropyOptions& options, mx::StreamOrDevice s) {
+  const auto [factor, counted] = weighted(targets, options, s);
+  return mx::multiply(factor, linear_log_probability(x, weight, counted, options.ignore_index, s), s);
+}
+
+LinearCrossEntropyGradients linear_cross_entropy_gradients(const mx::array& x, const mx::array& weight,
+                                                           const mx::array& targets, float scale, bool of_weight,
+                                                           const LinearCrossEntropyOptions& options,
+                                                           mx::StreamOrDevice s) {
+  linear_cross_entropy_detail::check_arguments(x, weight, targets);
+  const mx::Stream stream = mx::to_stream(s);
+  const auto [factor, counted] = weighted(targets, options, s);
+  const mx::array cotangent = mx::broadcast_to(mx::multiply(factor, mx::array(scale), s), targets.shape(), s);
+#ifndef __APPLE__
+  if (on_cpu(stream)) {
+    linear_cross_entropy_detail::Gradients gradients = linear_cross_entropy_detail::forward_and_backward(
+        x, weight, counted, cotangent, options.ignore_index, true, of_weight, stream);
+    return {.losses = mx::multiply(factor, gradients.log_probabilities, s),
+            .x = *std::move(gradients.x),
+            .weight = std::move(gradients.weight)};
+  }
+#endif
+  const auto log_probabilities = [&](const std::vector<mx::array>& in) -> std::vector<mx::array> {
+    return {linear_log_probability(in[0], in.size() > 1 ? in[1] : weight, counted, options.ignore_index, s)};
+  };
+  const std::vector<mx::array> primals = of_weight ? std::vector{x, weight} : std::vector{x};
+  auto [values, gradients] = mx::vjp(log_probabilities, primals, {cotangent});
+  LinearCrossEntropyGradients result{.losses = mx::multiply(factor, values[0], s), .x = gradients[0]};
+  if (of_weight) {
+    result.weight = gradients[1];
+  }
+  return result;
 }
 
 }  // namespace mamba::ops

@@ -13,9 +13,10 @@
 // outside the vocabulary gives NaN and no gradient. Ignored tokens, and tokens of weight 0, cost nothing; what x holds
 // there, be it NaN, reaches neither results nor gradients.
 //
-// Memory: a block of a few hundred tokens x two thousand logits at a time, whatever N; the backward pass computes the
-// logits again. On CPUs results and gradients are the same for any number of threads, and, except where oneDNN
-// multiplies bfloat16, a token's result depends on nothing but the token, to the last bit.
+// Memory: going forward a block of 512 tokens x 2048 logits at a time, whatever N; gradients keep the logits of as many
+// tokens as fit 64 MiB (32 at least), and compute them again where the loss was computed before. On CPUs results and
+// gradients are the same for any number of threads, and, except where oneDNN multiplies bfloat16, a token's result
+// depends on nothing but the token, to the last bit.
 //
 // Differentiable in x and W, once.
 #pragma once
@@ -41,6 +42,20 @@ mlx::core::array linear_log_probability(const mlx::core::array& x, const mlx::co
 mlx::core::array linear_cross_entropy(const mlx::core::array& x, const mlx::core::array& weight,
                                       const mlx::core::array& targets, const LinearCrossEntropyOptions& options = {},
                                       mlx::core::StreamOrDevice s = {});
+
+struct LinearCrossEntropyGradients {
+  mlx::core::array losses;                      // (...) float32, as linear_cross_entropy gives them
+  mlx::core::array x;                           // like x: the gradient of scale * sum(losses)
+  std::optional<mlx::core::array> weight = {};  // like W, where it was asked for
+};
+
+// What a training step needs, in one pass on Linux CPUs: the logits are computed once, where asking
+// linear_cross_entropy for its value and its gradients computes them twice. Not differentiable; to go on from the
+// gradient of x, differentiate sum(x * stop_gradient(it)).
+LinearCrossEntropyGradients linear_cross_entropy_gradients(const mlx::core::array& x, const mlx::core::array& weight,
+                                                           const mlx::core::array& targets, float scale, bool of_weight,
+                                                           const LinearCrossEntropyOptions& options = {},
+                                                           mlx::core::StreamOrDevice s = {});
 
 // linear_log_probability in plain MLX operations, with all logits in memory: the specification, and the tests' oracle.
 mlx::core::array linear_log_probability_reference(const mlx::core::array& x, const mlx::core::array& weight,
