@@ -19,7 +19,7 @@ mlx_mamba train --data text.md $shape $steps --out whole > out 2> err || fail "$
 [ "$(wc -l < whole/metrics.jsonl)" -eq 24 ] || fail "not a line for each step"
 json whole/metrics.jsonl "[x['step'] for x in d] == list(range(24)) and all(
     {'loss', 'lr', 'grad_norm', 'tokens_per_second', 'peak_memory_mb'} <= set(x) for x in d)"
-json whole/metrics.jsonl "[x['step'] for x in d if 'eval_loss' in x] == [7, 15, 23] and d[23]['loss'] < d[0]['loss']"
+json whole/metrics.jsonl "[x['step'] for x in d if 'eval_loss' in x] == [7, 15, 23] and d[23]['eval_loss'] < d[7]['eval_loss']"
 grep -q 'step 24/24  loss .* tokens/s' out || fail "no progress: $(cat out)"
 [ "$(readlink whole/last)" = checkpoints/step-24 ] || fail "last is $(readlink whole/last)"
 [ -e whole/best/model.safetensors ] || fail "no best checkpoint"
