@@ -19,6 +19,9 @@ namespace mx = mlx::core;
 
 namespace {
 
+// Where evaluating each layer, which waits a few microseconds for its kernels, is nothing beside their work.
+constexpr int kManyPositions = 64;
+
 mx::array to_array(const Spans& spans) {
   std::vector<int32_t> flat;
   flat.reserve(spans.size() * 2);
@@ -186,6 +189,9 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
     stream.state = state.layers[i];
     stream = run(layers_[i], derived_.empty() ? std::nullopt : std::optional(derived_[i]), stream, block_options, s);
     next.layers[i] = stream.state;
+    if (options.evaluate) {
+      mx::eval(stream.x, *stream.residual, stream.state.conv, stream.state.ssm);
+    }
   }
   const mx::array x =
       ops::rms_norm_add(stream.x, stream.residual, norm_f_.weight, norm_f_.eps, residual_dtype, s).first;
@@ -227,6 +233,7 @@ void MambaLM::for_each_chunk(const mx::array& tokens, State& state, const Forwar
   for (int first = 0; first < longest; first += kChunk) {
     const int last = std::min(longest, first + kChunk);
     ForwardOptions chunk;
+    chunk.evaluate = batch * (last - first) >= kManyPositions && ops::on_cpu(mx::to_stream({}));
     if (spans) {
       chunk.spans.emplace();
       for (const Span& span : *spans) {

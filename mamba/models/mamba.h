@@ -38,6 +38,9 @@ struct ForwardOptions {
   // For training: keep only what goes into each block, and compute the block again for its gradients. The same
   // gradients, bit for bit, for about a third more time and a fraction of the memory.
   bool recompute = false;
+  // Evaluate each layer. On the CPU MLX runs ahead of the kernels by a hundred nodes, all of which have their
+  // results' memory already: half the layers of a model.
+  bool evaluate = false;
   // For training: of the embeddings and of what each block gives, each with a mask of its own.
   Dropout dropout = {};
 };

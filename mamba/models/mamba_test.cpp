@@ -3,6 +3,7 @@
 #include "mamba/models/mamba.h"
 
 #include <gtest/gtest.h>
+#include <mlx/memory.h>
 #include <mlx/ops.h>
 #include <mlx/random.h>
 #include <mlx/transforms.h>
@@ -86,6 +87,29 @@ TEST(MambaLM, PrefillIsTheLastRowOfForwardAcrossChunks) {
               1e-5f);
     expect_same_state(a, b);
   }
+}
+
+TEST(MambaLM, EvaluatingEachLayerChangesNoBit) {
+  const MambaLM model = awkward_model();
+  const mx::array tokens = row(some_tokens(90, 6));
+  const auto [expected, expected_state] = model.hidden(tokens, model.initial_state());
+  const auto [got, state] = model.hidden(tokens, model.initial_state(), {.evaluate = true});
+  EXPECT_TRUE(mx::array_equal(got, expected).item<bool>());
+  expect_same_state(state, expected_state);
+}
+
+TEST(MambaLM, APromptTakesTheMemoryOfAFewLayers) {
+  Config config = awkward_config();
+  config.d_model = 128;
+  config.n_layer = 48;
+  const MambaLM model = awkward_model(config);
+  State state = model.initial_state();
+  const size_t before = mx::get_active_memory();
+  mx::reset_peak_memory();
+  model.prefill(row(some_tokens(512, 7)), state);
+  // What one layer gives: in_proj's halves, convolution, delta, scan, norm, sum, out_proj.
+  const size_t layer = size_t{512} * sizeof(float) * (512 + 3 * 256 + 3 * 128);
+  EXPECT_LT(mx::get_peak_memory() - before, 4 * layer);
 }
 
 TEST(MambaLM, PaddedRowsGetExactlyWhatTheyGetAlone) {
