@@ -9,6 +9,10 @@ namespace mamba::ops::linear_detail {
 void widen(const void* from, Float type, int64_t count, float* to);
 void narrow(const float* from, int64_t count, Float type, void* to);
 
+// to[i][l] = element first + i of row l, for i < count; one row of `to` follows the other. Elements of 2 or 4 bytes, as
+// `rows` has them. On the calling thread.
+void transpose(const Rows& rows, int64_t first, int64_t count, void* to);
+
 // sums[j] = sum over the rows, in order, of element j < count. On all threads.
 void sum_rows(const Rows& rows, int64_t count, float* sums);
 

@@ -55,8 +55,22 @@ struct Kernel {
   dnnl::memory::desc left, right, out, scratchpad;
 };
 
-// rows, columns, k, strides of the right operand, type.
-using Shape = std::array<int64_t, 6>;
+struct Shape {
+  int64_t rows, columns, k;
+  int64_t n_stride, k_stride;  // of the right operand
+  Float type;
+  int64_t out_stride;
+  Float out_type;
+  bool add;  // to what the result's memory holds
+
+  auto operator<=>(const Shape&) const = default;
+};
+
+dnnl::memory::data_type data_type(Float type) {
+  return type == Float::kFloat32    ? dnnl::memory::data_type::f32
+         : type == Float::kBfloat16 ? dnnl::memory::data_type::bf16
+                                    : dnnl::memory::data_type::f16;
+}
 
 const dnnl::engine& engine() {
   static const dnnl::engine* const cpu = new dnnl::engine(dnnl::engine::kind::cpu, 0);
@@ -65,14 +79,17 @@ const dnnl::engine& engine() {
 
 std::shared_ptr<const Kernel> make_kernel(const Shape& shape) {
   using dims = dnnl::memory::dims;
-  const auto [rows, columns, k, n_stride, k_stride, type] = shape;
-  const auto data =
-      static_cast<Float>(type) == Float::kFloat32 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
-  const dnnl::memory::desc left(dims{rows, k}, data, dims{k, 1});
-  const dnnl::memory::desc right(dims{k, columns}, data, dims{k_stride, n_stride});
-  const dnnl::memory::desc out(dims{rows, columns}, dnnl::memory::data_type::f32, dims{columns, 1});
+  const dnnl::memory::desc left(dims{shape.rows, shape.k}, data_type(shape.type), dims{shape.k, 1});
+  const dnnl::memory::desc right(dims{shape.k, shape.columns}, data_type(shape.type),
+                                 dims{shape.k_stride, shape.n_stride});
+  const dnnl::memory::desc out(dims{shape.rows, shape.columns}, data_type(shape.out_type), dims{shape.out_stride, 1});
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (shape.add) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attributes.set_post_ops(sum);
+  }
   const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(left, right, out), attributes, engine());
   return std::make_shared<const Kernel>(Kernel{.matmul = dnnl::matmul(description),
                                                .left = left,
@@ -145,12 +162,7 @@ void pack_block(const Product& product, const Block& block, T* packed) {
   const std::vector<const void*>& rows = product.left.rows.rows;
   T* to = packed + block.packed * product.k;
   if (product.left.transposed) {
-    for (size_t l = 0; l < k; ++l) {
-      const T* from = static_cast<const T*>(rows[l]) + block.row;
-      for (int64_t i = 0; i < block.rows; ++i) {
-        to[static_cast<size_t>(i) * k + l] = from[i];
-      }
-    }
+    transpose(product.left.rows, block.row, block.rows, to);
   } else {
     for (int64_t i = 0; i < block.rows; ++i) {
       std::memcpy(to + static_cast<size_t>(i) * k, rows[static_cast<size_t>(block.row + i)], k * sizeof(T));
@@ -186,13 +198,38 @@ struct Tile {
   int64_t columns() const { return std::min(kTileColumns, product.n - n); }
   int64_t n_stride() const { return product.right.by_k ? 1 : product.right.matrix.stride; }
   int64_t k_stride() const { return product.right.by_k ? product.right.matrix.stride : 1; }
+  // Where oneDNN can leave the results themselves: whole blocks, rows at equal distances, of a dtype that it writes.
+  bool direct() const {
+    return block.rows == padded_rows(block.rows) && product.bias == nullptr && product.addend.rows.empty() &&
+           product.out.type != Float::kFloat16 && out_stride() >= columns();
+  }
+  void* out() const {
+    return static_cast<std::byte*>(product.out.rows[static_cast<size_t>(block.row)]) + n * size_of(product.out.type);
+  }
+  // Elements from one row of the results to the next; -1 where they differ.
+  int64_t out_stride() const {
+    const auto at = [&](int64_t row) {
+      return static_cast<const std::byte*>(product.out.rows[static_cast<size_t>(block.row + row)]);
+    };
+    const int64_t bytes = at(1) - at(0);
+    for (int64_t row = 2; row < block.rows; ++row) {
+      if (at(row) - at(row - 1) != bytes) {
+        return -1;
+      }
+    }
+    return bytes % size_of(product.out.type) == 0 ? bytes / size_of(product.out.type) : -1;
+  }
   Shape shape() const {
-    return {padded_rows(block.rows),
-            columns(),
-            product.k,
-            n_stride(),
-            k_stride(),
-            static_cast<int64_t>(product.left.rows.type)};
+    const bool in_place = direct();
+    return {.rows = padded_rows(block.rows),
+            .columns = columns(),
+            .k = product.k,
+            .n_stride = n_stride(),
+            .k_stride = k_stride(),
+            .type = product.left.rows.type,
+            .out_stride = in_place ? out_stride() : columns(),
+            .out_type = in_place ? product.out.type : Float::kFloat32,
+            .add = in_place && product.add};
   }
 };
 
@@ -201,15 +238,16 @@ void multiply_tile(const Tile& tile, const T* left, const T* right) {
   thread_local ThreadScratch sums_memory;
   thread_local ThreadScratch scratchpad_memory;
   const std::shared_ptr<const Kernel> kernel = kernel_for(tile.shape());
+  const bool in_place = tile.direct();
   auto* sums = static_cast<float*>(sums_memory.get(kBlockRows * kTileColumns * sizeof(float)));
   void* scratchpad = scratchpad_memory.get(std::max<size_t>(1, kernel->scratchpad.get_size()));
   dnnl::stream stream(engine());
   kernel->matmul.execute(stream, {{DNNL_ARG_SRC, dnnl::memory(kernel->left, engine(), const_cast<T*>(left))},
                                   {DNNL_ARG_WEIGHTS, dnnl::memory(kernel->right, engine(), const_cast<T*>(right))},
-                                  {DNNL_ARG_DST, dnnl::memory(kernel->out, engine(), sums)},
+                                  {DNNL_ARG_DST, dnnl::memory(kernel->out, engine(), in_place ? tile.out() : sums)},
                                   {DNNL_ARG_SCRATCHPAD, dnnl::memory(kernel->scratchpad, engine(), scratchpad)}});
   stream.wait();
-  for (int64_t i = 0; i < tile.block.rows; ++i) {
+  for (int64_t i = 0; !in_place && i < tile.block.rows; ++i) {
     finish_row(tile.product, tile.block.row + i, tile.n, tile.columns(), sums + i * tile.columns());
   }
 }
