@@ -1,22 +1,20 @@
-// The rows of `state_` and of the last logits belong to `active_`, in order; a step samples one token for each row,
-// lets those that are done go, takes in waiting requests (their prompts are worked on before the next step) and runs
-// the model once for all rows. Since a row's numbers depend on its own tokens alone (ops/linear/linear.h), company
-// changes nothing.
+// The rows of `source_` belong to `active_`, in order; a step takes in waiting requests (their prompts are worked on
+// first), gets one token for each row and lets those that are done go. Since a row's numbers depend on its own tokens
+// alone (ops/linear/linear.h), company changes nothing.
 
 #include "mamba/generate/batch.h"
 
+#include <mlx/device.h>
 #include <mlx/ops.h>
-#include <mlx/transforms.h>
 
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <memory>
 #include <optional>
-#include <span>
 #include <utility>
 
 #include "mamba/base/error.h"
-#include "mamba/base/threads.h"
 #include "mamba/generate/stop_matcher.h"
 #include "mamba/text/stream_decoder.h"
 
@@ -35,7 +33,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // One request on its way.
 struct Sequence {
   Sequence(size_t index_, Request request_, const text::Tokenizer* tokenizer)
-      : index(index_), request(std::move(request_)), sampler(request.sampling), stops(request.stop) {
+      : index(index_), request(std::move(request_)), stops(request.stop) {
     if (request.from) {
       history = std::move(request.from->history);
       request.from.reset();
@@ -48,7 +46,6 @@ struct Sequence {
 
   size_t index;
   Request request;
-  Sampler sampler;
   StopMatcher stops;
   std::optional<text::StreamDecoder> decoder;
   std::vector<int32_t> history;
@@ -65,8 +62,12 @@ struct Waiting {
 
 class Batch::Impl {
  public:
-  Impl(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences)
-      : model_(model), tokenizer_(tokenizer), callbacks_(std::move(callbacks)), max_sequences_(max_sequences) {}
+  Impl(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences,
+       const MakeTokenSource& make_source)
+      : model_(model), tokenizer_(tokenizer), callbacks_(std::move(callbacks)), max_sequences_(max_sequences) {
+    const bool on_gpu = mx::default_device() == mx::Device::gpu;
+    source_ = make_source ? make_source(model) : on_gpu ? sample_on_device(model) : sample_on_host(model);
+  }
 
   size_t add(Request request) {
     check_request(model_, tokenizer_, request);
@@ -100,9 +101,9 @@ class Batch::Impl {
     report_cancelled();
     take_in();
     const auto start = std::chrono::steady_clock::now();
-    choose_tokens();
     retire();
-    run_model();
+    accept_tokens();
+    retire();
     timings.generation_seconds += seconds_since(start);
     return !active_.empty() || !waiting_.empty() || !cancelled_.empty();
   }
@@ -147,13 +148,15 @@ class Batch::Impl {
       logits = model_.prefill(mx::array(padded.begin(), {rows, longest}, mx::int32), state, options);
     }
     logits = with_saved_logits(logits, lengths);
-    state_ = active_.empty() ? state : models::State::concatenate({*state_, state});
-    logits_ = active_.empty() ? logits : mx::concatenate({*logits_, logits}, 0);
-    evaluate();
+    std::vector<NewRow> joining;
     for (size_t i = 0; i < count; ++i) {
-      active_.emplace_back(waiting_.front().index, std::move(waiting_.front().request), tokenizer_);
+      const Sequence& sequence =
+          active_.emplace_back(waiting_.front().index, std::move(waiting_.front().request), tokenizer_);
       waiting_.pop_front();
+      joining.push_back(
+          {sequence.request.sampling, sequence.history, sequence.request.max_tokens, sequence.request.keep_state});
     }
+    source_->join(state, logits, std::move(joining));
   }
 
   // A session that goes on without new tokens starts from the logits it was saved with.
@@ -170,47 +173,25 @@ class Batch::Impl {
     return mx::concatenate(rows, 0);
   }
 
-  void evaluate() {
-    std::vector<mx::array> arrays = state_->arrays();
-    logits_ = mx::contiguous(*logits_);
-    arrays.push_back(*logits_);
-    mx::eval(arrays);
-  }
-
-  // Samples a token for every sequence that may have another, then hands tokens and text out in order.
-  void choose_tokens() {
-    std::vector<int32_t> chosen(active_.size(), -1);
-    std::vector<double> logprobs(active_.size(), 0);
-    const auto width = static_cast<size_t>(vocab());
-    // Asked for once: on a GPU this fetches the numbers, which threads may not do at the same time.
-    const float* const numbers = active_.empty() ? nullptr : logits_->data<float>();
-    parallel_for(static_cast<int64_t>(active_.size()), 1, [&](int64_t begin, int64_t end) {
-      for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-        Sequence& sequence = active_[row];
-        if (sequence.request.max_tokens > 0 && !sequence.cancelled) {
-          const std::span<const float> logits(numbers + row * width, width);
-          chosen[row] = sequence.sampler.sample(logits, sequence.history);
-          logprobs[row] = log_probability(logits, chosen[row]);
-        }
-      }
-    });
+  void accept_tokens() {
+    if (active_.empty()) {
+      return;
+    }
+    const std::vector<ChosenToken> chosen = source_->next();
     for (size_t row = 0; row < active_.size(); ++row) {
-      if (chosen[row] < 0) {
-        active_[row].result.finish_reason = active_[row].cancelled ? kCancelled : "length";
-      } else {
-        accept(active_[row], chosen[row], logprobs[row]);
-      }
+      accept(active_[row], chosen[row]);
     }
   }
 
-  void accept(Sequence& sequence, int32_t token, double logprob) {
+  void accept(Sequence& sequence, const ChosenToken& chosen) {
     Result& result = sequence.result;
+    const int32_t token = chosen.id;
     result.tokens.push_back(token);
-    result.logprobs.push_back(logprob);
+    result.logprobs.push_back(chosen.logprob);
     sequence.history.push_back(token);
     ++timings.generated_tokens;
     if (callbacks_.on_token) {
-      callbacks_.on_token(sequence.index, token, logprob);
+      callbacks_.on_token(sequence.index, token, chosen.logprob);
     }
     if (sequence.decoder && !tokenizer_->is_special(token)) {
       show(sequence, sequence.stops.push(sequence.decoder->push(token)));
@@ -219,8 +200,6 @@ class Batch::Impl {
     if (sequence.stops.found() ||
         (!sequence.request.ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end())) {
       result.finish_reason = "stop";
-    } else if (result.tokens.size() >= static_cast<size_t>(sequence.request.max_tokens)) {
-      result.finish_reason = "length";
     }
   }
 
@@ -233,6 +212,13 @@ class Batch::Impl {
 
   // Lets go of sequences that are done, and of their rows.
   void retire() {
+    for (Sequence& sequence : active_) {
+      std::string& reason = sequence.result.finish_reason;
+      const bool is_full = sequence.result.tokens.size() >= static_cast<size_t>(sequence.request.max_tokens);
+      if (reason.empty() && (sequence.cancelled || is_full)) {
+        reason = is_full ? "length" : kCancelled;
+      }
+    }
     std::vector<int> rows;
     std::vector<Sequence> left;
     for (size_t row = 0; row < active_.size(); ++row) {
@@ -244,8 +230,8 @@ class Batch::Impl {
         complete(sequence, static_cast<int>(row));
       }
     }
-    if (!left.empty() && left.size() < active_.size()) {
-      state_ = state_->select(rows);
+    if (left.size() < active_.size()) {
+      source_->keep(rows);
     }
     active_ = std::move(left);
   }
@@ -277,31 +263,9 @@ class Batch::Impl {
     }
   }
 
-  // The last token was chosen but the model has not read it: that comes first.
   void keep_session(Sequence& sequence, int row) {
-    models::State state = state_->batch() == 1 ? *state_ : state_->select({row});
-    mx::array logits = mx::reshape(mx::slice(*logits_, {row, 0}, {row + 1, vocab()}), {vocab()});
-    if (!sequence.result.tokens.empty()) {
-      const int32_t token = sequence.result.tokens.back();
-      logits = mx::reshape(model_.prefill(mx::array({token}, {1, 1}, mx::int32), state), {vocab()});
-    }
+    auto [state, logits] = source_->state_of(row);
     sequence.result.session = SessionState{std::move(state), mx::contiguous(logits), sequence.history};
-  }
-
-  void run_model() {
-    if (active_.empty()) {
-      return;
-    }
-    std::vector<int32_t> tokens;
-    tokens.reserve(active_.size());
-    for (const Sequence& sequence : active_) {
-      tokens.push_back(sequence.result.tokens.back());
-    }
-    const auto rows = static_cast<int>(tokens.size());
-    auto [h, state] = model_.hidden(mx::array(tokens.begin(), {rows, 1}, mx::int32), *state_);
-    logits_ = mx::reshape(model_.logits(h), {rows, vocab()});
-    state_ = std::move(state);
-    evaluate();
   }
 
   const models::MambaLM& model_;
@@ -313,8 +277,7 @@ class Batch::Impl {
   std::deque<Waiting> waiting_;
   std::vector<size_t> cancelled_;  // while they waited
   std::vector<Sequence> active_;
-  std::optional<models::State> state_;
-  std::optional<mx::array> logits_;  // (active, vocab) float32
+  std::unique_ptr<TokenSource> source_;
 };
 
 void check_request(const models::MambaLM& model, const text::Tokenizer* tokenizer, const Request& request) {
@@ -338,8 +301,9 @@ void check_request(const models::MambaLM& model, const text::Tokenizer* tokenize
   }
 }
 
-Batch::Batch(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences)
-    : impl_(std::make_unique<Impl>(model, tokenizer, std::move(callbacks), max_sequences)) {
+Batch::Batch(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences,
+             const MakeTokenSource& make_source)
+    : impl_(std::make_unique<Impl>(model, tokenizer, std::move(callbacks), max_sequences, make_source)) {
   check(max_sequences >= 1, "[Batch] max_sequences must be at least 1 but is {}", max_sequences);
 }
 

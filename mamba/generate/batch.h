@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "mamba/generate/request.h"
+#include "mamba/generate/token_source.h"
 #include "mamba/models/mamba.h"
 #include "mamba/text/tokenizer.h"
 
@@ -22,9 +23,10 @@ namespace mamba::generate {
 class Batch {
  public:
   // At most `max_sequences` run at a time; the others wait in the order they came. `tokenizer` may be null: then there
-  // is no text, and stop strings are refused.
+  // is no text, and stop strings are refused. `make_source`: who samples; by default the device where the model runs on
+  // a GPU, else the host.
   Batch(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks = {},
-        int max_sequences = 64);
+        int max_sequences = 64, const MakeTokenSource& make_source = {});
   ~Batch();
   Batch(Batch&&) noexcept;
   Batch& operator=(Batch&&) noexcept;

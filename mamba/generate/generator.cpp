@@ -9,7 +9,7 @@ namespace mamba::generate {
 
 std::vector<Result> generate(const models::MambaLM& model, const text::Tokenizer* tokenizer,
                              const std::vector<Request>& requests, const Callbacks& callbacks, Timings* timings,
-                             int max_batch) {
+                             int max_batch, const MakeTokenSource& make_source) {
   check(max_batch >= 1, "[generate] max_batch must be at least 1 but is {}", max_batch);
   for (const Request& request : requests) {
     check_request(model, tokenizer, request);
@@ -22,7 +22,7 @@ std::vector<Result> generate(const models::MambaLM& model, const text::Tokenizer
       callbacks.on_result(index, results[index]);
     }
   };
-  Batch batch(model, tokenizer, std::move(kept), max_batch);
+  Batch batch(model, tokenizer, std::move(kept), max_batch, make_source);
   for (const Request& request : requests) {
     batch.add(request);
   }

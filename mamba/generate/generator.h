@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "mamba/generate/request.h"
+#include "mamba/generate/token_source.h"
 #include "mamba/models/mamba.h"
 #include "mamba/text/tokenizer.h"
 
@@ -13,9 +14,10 @@ namespace mamba::generate {
 // Runs all requests and returns their results in order; each is exactly what the request would give alone. At most
 // `max_batch` run at a time, and the weights are read once a step for all of these; a finished request makes room for
 // the next. `tokenizer` may be null: then there is no text, and stop strings are refused.
+// `make_source` as in batch.h.
 // Throws UsageError for empty prompts, ids outside the vocabulary and bad sampling parameters, before any work.
 std::vector<Result> generate(const models::MambaLM& model, const text::Tokenizer* tokenizer,
                              const std::vector<Request>& requests, const Callbacks& callbacks = {},
-                             Timings* timings = nullptr, int max_batch = 64);
+                             Timings* timings = nullptr, int max_batch = 64, const MakeTokenSource& make_source = {});
 
 }  // namespace mamba::generate

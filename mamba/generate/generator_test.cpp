@@ -107,6 +107,64 @@ TEST(Generate, CompanyChangesNothing) {
   }
 }
 
+std::vector<Result> on_device(const models::MambaLM& model, const text::Tokenizer* tokenizer,
+                              const std::vector<Request>& requests, int max_batch = 64) {
+  return generate(model, tokenizer, requests, {}, nullptr, max_batch, sample_on_device);
+}
+
+TEST(Generate, TheDeviceIsAheadWithoutAnybodySeeingIt) {
+  const models::MambaLM model = letter_model({4});
+  const text::Tokenizer tokenizer = letters();
+  std::vector<Request> requests;
+  for (int i = 0; i < 11; ++i) {
+    Request r = request({i, 3 * i % 27, 2}, i % 5 == 4 ? 0 : 3 + i * 7 % 20);
+    r.sampling.repetition_penalty = i % 2 == 0 ? 1.2f : 1.0f;
+    r.keep_state = i % 3 == 0;
+    r.ignore_eos = i % 4 == 0;
+    if (i == 7) {
+      r.stop = {"a", "e"};
+    }
+    requests.push_back(r);
+  }
+  const std::vector<Result> want = generate(model, &tokenizer, requests);
+  for (const int max_batch : {1, 3, 64}) {
+    const std::vector<Result> got = on_device(model, &tokenizer, requests, max_batch);
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_EQ(got[i].tokens, want[i].tokens) << i;
+      EXPECT_EQ(got[i].text, want[i].text) << i;
+      EXPECT_EQ(got[i].finish_reason, want[i].finish_reason) << i;
+      for (size_t t = 0; t < want[i].logprobs.size(); ++t) {
+        EXPECT_NEAR(got[i].logprobs[t], want[i].logprobs[t], 1e-4) << i;
+      }
+      ASSERT_EQ(got[i].session.has_value(), want[i].session.has_value());
+      if (want[i].session) {
+        EXPECT_EQ(got[i].session->history, want[i].session->history);
+        EXPECT_TRUE(mx::allclose(got[i].session->next_logits, want[i].session->next_logits, 1e-4, 1e-4).item<bool>());
+        EXPECT_TRUE(mx::allclose(got[i].session->state.layers[1].ssm, want[i].session->state.layers[1].ssm, 1e-4, 1e-4)
+                        .item<bool>());
+      }
+    }
+  }
+}
+
+TEST(Generate, DrawsOnTheDeviceBelongToTheSequence) {
+  const models::MambaLM model = letter_model({});
+  std::vector<Request> requests;
+  for (int i = 0; i < 9; ++i) {
+    Request r = request({i, 2}, 70 + 10 * (i % 3), 8.0f);
+    r.sampling.seed = static_cast<uint64_t>(i / 2);
+    r.sampling.top_p = i % 2 == 0 ? 0.9f : 1.0f;
+    requests.push_back(r);
+  }
+  const std::vector<Result> together = on_device(model, nullptr, requests, 4);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(together[i].tokens, on_device(model, nullptr, {requests[i]}).front().tokens) << i;
+  }
+  requests[0].sampling.seed = 99;
+  EXPECT_NE(on_device(model, nullptr, {requests[0]}).front().tokens, together[0].tokens);
+}
+
 TEST(Generate, EndOfTextStopsUnlessIgnored) {
   const models::MambaLM plain = letter_model({});
   const std::vector<int32_t> expected = greedy(plain, {1, 2}, 12);

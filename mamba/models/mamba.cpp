@@ -109,6 +109,7 @@ mx::Dtype MambaLM::dtype() const {
 
 void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
   derived_.clear();
+  wide_output_weight_.reset();
   const std::string backbone = nn::joined(path, "backbone");
   embeddings_.visit(nn::joined(backbone, "embeddings"), visitor);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -158,6 +159,10 @@ void MambaLM::prepare() {
     const DerivedParameters& last = derived.back();
     arrays.insert(arrays.end(), {last.A, last.conv_weight, last.D, last.dt_bias});
   }
+  if (!ops::on_cpu(mx::to_stream({})) && !output().quantized && output_weight().dtype() != mx::float32) {
+    wide_output_weight_ = mx::astype(output_weight(), mx::float32);
+    arrays.push_back(*wide_output_weight_);
+  }
   mx::eval(arrays);
   derived_ = std::move(derived);
 }
@@ -202,6 +207,9 @@ mx::array MambaLM::logits(const mx::array& hidden, const std::optional<mx::array
   ops::LinearOptions options;
   options.spans = spans;
   options.out_dtype = mx::float32;
+  if (wide_output_weight_) {
+    return ops::linear(hidden, *wide_output_weight_, {}, options, s);
+  }
   return output().multiply(hidden, {}, options, s);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mlx/array.h>
+#include <mlx/stream.h>
 #include <mlx/utils.h>
 
 #include <cstdint>
@@ -44,6 +45,9 @@ struct ForwardOptions {
   // For training: of the embeddings and of what each block gives, each with a mask of its own.
   Dropout dropout = {};
 };
+
+// How step() goes about it: as hidden() does, each block's mixer fused, or each block in one launch.
+enum class StepWay { kFastest, kOperations, kMixer, kBlock };
 
 class MambaLM {
  public:
@@ -89,6 +93,12 @@ class MambaLM {
   mlx::core::array logits(const mlx::core::array& hidden, const std::optional<mlx::core::array>& spans = {},
                           mlx::core::StreamOrDevice s = {}) const;
 
+  // One token (B,) int32 for each sequence: the logits (B, vocab) float32 that follow, and the state. Nothing is
+  // evaluated. On GPUs, where the model is prepared and has no adapters, quantised weights or biases of large layers,
+  // fused into few launches (ops/block_step) and then not differentiable.
+  std::pair<mlx::core::array, State> step(const mlx::core::array& tokens, const State& state,
+                                          StepWay way = StepWay::kFastest, mlx::core::StreamOrDevice s = {}) const;
+
   // The weights that logits() multiplies with: (vocab, d_model). Throws UsageError where they are quantised.
   const mlx::core::array& output_weight() const;
 
@@ -126,6 +136,12 @@ class MambaLM {
   nn::RmsNorm norm_f_;
   std::optional<nn::Linear> lm_head_;       // none: tied to the embeddings
   std::vector<DerivedParameters> derived_;  // empty until prepare()
+  // Of 16-bit output weights, where MLX multiplies: float32 logits would widen them each time. From prepare() on.
+  std::optional<mlx::core::array> wide_output_weight_;
+
+  StepWay fastest_step(int batch, const mlx::core::Stream& stream) const;
+  std::pair<mlx::core::array, State> step_fused(const mlx::core::array& embeddings, const State& state, bool whole,
+                                                const mlx::core::Stream& stream) const;
 };
 
 }  // namespace mamba::models

@@ -95,6 +95,10 @@ models::Config shape_130m() {
   return {.vocab_size = 50280, .d_model = 768, .n_layer = 24};
 }
 
+models::Config shape_1400m() {
+  return {.vocab_size = 50280, .d_model = 2048, .n_layer = 48};
+}
+
 models::MambaLM random_model(const models::Config& config, mx::Dtype dtype) {
   models::MambaLM model(config);
   models::initialize(model, 1);
@@ -126,8 +130,28 @@ Json prompt_figures(mx::Dtype dtype, int length) {
   return {{"tokens_per_second", length / times[2]}, {"peak_mb", static_cast<double>(mx::get_peak_memory()) / 1e6}};
 }
 
-Json generation_figures(mx::Dtype dtype, int batch) {
-  const models::MambaLM model = random_model(shape_130m(), dtype);
+// What a step costs the host alone: the calls that build it and send it off, while the device has others to do.
+double host_seconds(const models::MambaLM& model, int batch) {
+  models::State state = model.initial_state(batch);
+  mx::array tokens = mx::contiguous(mx::zeros({batch}, mx::int32));
+  std::vector<double> times;
+  for (int i = 0; i < 30; ++i) {
+    mx::synchronize();
+    const auto start = Clock::now();
+    auto [logits, next] = model.step(tokens, state);
+    tokens = mx::astype(mx::argmax(logits, -1), mx::int32);
+    std::vector<mx::array> arrays = next.arrays();
+    arrays.push_back(tokens);
+    mx::async_eval(arrays);
+    times.push_back(seconds_since(start));
+    state = std::move(next);
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+Json generation_figures(const models::Config& config, mx::Dtype dtype, int batch) {
+  const models::MambaLM model = random_model(config, dtype);
   std::vector<generate::Request> requests(static_cast<size_t>(batch));
   for (generate::Request& request : requests) {
     request.prompt.assign(100, 17);
@@ -140,7 +164,8 @@ Json generation_figures(mx::Dtype dtype, int batch) {
     timings = {};
     generate::generate(model, nullptr, requests, {}, &timings, batch);
   }
-  return {{"tokens_per_second", static_cast<double>(timings.generated_tokens) / timings.generation_seconds}};
+  return {{"tokens_per_second", static_cast<double>(timings.generated_tokens) / timings.generation_seconds},
+          {"host_ms_per_step", 1e3 * host_seconds(model, batch)}};
 }
 
 Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
@@ -173,40 +198,62 @@ Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
   }
   std::sort(times.begin(), times.end());
   return {{"tokens_per_second", batch * length / times[2]},
+          {"cached_gib", static_cast<double>(mx::get_cache_memory()) / double(1 << 30)},
+          {"active_gib", static_cast<double>(mx::get_active_memory()) / double(1 << 30)},
           {"peak_gib", static_cast<double>(mx::get_peak_memory()) / double(1 << 30)},
           {"loss", loss}};
 }
 
 }  // namespace
 
-Json benchmarks(const std::string& filter) {
-  Json table = Json::object();
+// Constant memory: the peak of a long prompt beside that of a short one.
+Json long_prompt_figures(mx::Dtype dtype, int length) {
+  const models::MambaLM model = random_model(shape_130m(), dtype);
+  Json figures;
+  for (const int tokens : {4096, length}) {
+    const mx::array ids = mx::astype(mx::random::randint(0, 50000, {1, tokens}), mx::int32);
+    models::State state = model.initial_state(1);
+    mx::eval(ids);
+    mx::clear_cache();
+    mx::reset_peak_memory();
+    const auto start = Clock::now();
+    mx::eval(model.prefill(ids, state));
+    figures[tokens == length ? "peak_mb" : "peak_mb_of_4096"] = static_cast<double>(mx::get_peak_memory()) / 1e6;
+    figures["tokens_per_second"] = tokens / seconds_since(start);
+  }
+  return figures;
+}
+
+void benchmarks(const std::string& filter) {
   const auto add = [&](const std::string& name, const std::function<Json()>& run) {
     if (name.find(filter) == std::string::npos) {
       return;
     }
+    Json entry;
     try {
-      table[name] = run();
+      entry = run();
     } catch (const std::exception& failure) {
-      table[name] = {{"failure", failure.what()}};
+      entry = {{"failure", failure.what()}};
     }
-    fmt::print(stderr, "{} {}\n", name, table[name].dump());
+    report("bench", name, std::move(entry));
     mx::clear_cache();
   };
+  for (const mx::Dtype dtype : {mx::bfloat16, mx::float32}) {
+    const std::string name = dtype == mx::float32 ? "float32" : "bfloat16";
+    add("generation 130m batch 1 " + name, [=] { return generation_figures(shape_130m(), dtype, 1); });
+    add("generation 130m batch 64 " + name, [=] { return generation_figures(shape_130m(), dtype, 64); });
+    add("training 130m 8 x 1024 " + name, [=] { return training_figures(dtype, 8, 1024, false); });
+    add("prompt 130m 2048 " + name, [=] { return prompt_figures(dtype, 2048); });
+  }
+  add("generation 1.4b batch 1 bfloat16", [] { return generation_figures(shape_1400m(), mx::bfloat16, 1); });
+  add("generation 1.4b batch 64 bfloat16", [] { return generation_figures(shape_1400m(), mx::bfloat16, 64); });
   add("scan B8 L2048 D4096 float32", [] { return scan_figures(8, 2048, 4096, mx::float32); });
   add("scan B8 L2048 D4096 bfloat16", [] { return scan_figures(8, 2048, 4096, mx::bfloat16); });
   add("scan B1 L2048 D1536 float32", [] { return scan_figures(1, 2048, 1536, mx::float32); });
   add("scan B8 L512 D1536 float32", [] { return scan_figures(8, 512, 1536, mx::float32); });
   add("scan B1 L65536 D1536 bfloat16", [] { return scan_figures(1, 65536, 1536, mx::bfloat16); });
-  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
-    const std::string name = dtype == mx::float32 ? "float32" : "bfloat16";
-    add("prompt 130m 2048 " + name, [=] { return prompt_figures(dtype, 2048); });
-    add("generation 130m batch 1 " + name, [=] { return generation_figures(dtype, 1); });
-    add("generation 130m batch 64 " + name, [=] { return generation_figures(dtype, 64); });
-    add("training 130m 8 x 1024 " + name, [=] { return training_figures(dtype, 8, 1024, false); });
-  }
+  add("prompt 130m 1000000 bfloat16", [] { return long_prompt_figures(mx::bfloat16, 1000000); });
   add("training 130m 1 x 262144 bfloat16 recompute", [] { return training_figures(mx::bfloat16, 1, 262144, true); });
-  return table;
 }
 
 }  // namespace mamba::gpu_report

@@ -5,18 +5,8 @@ const int d = MAMBA_GROUP_X * kThreads + MAMBA_THREAD;
 const int b = MAMBA_GROUP_Y;
 if (d < channels) {
   const T newest = T(x[b * x_strides[0] + d * x_strides[1]]);
-  float sum = mamba_fma(float(weight[d * kTaps + kBefore]), float(newest), kHasBias ? float(bias[d]) : 0.0f);
-  MAMBA_UNROLL
-  for (int k = 0; k < kBefore; ++k) {
-    const int64_t at = (int64_t(b) * kBefore + k) * channels + d;
-    const T value = kHasState ? T(first[at]) : T(0.0f);
-    sum = mamba_fma(float(weight[d * kTaps + k]), float(value), sum);
-    if (k > 0) {
-      state[at - channels] = value;
-    }
-  }
-  if (kBefore > 0) {
-    state[(int64_t(b) * kBefore + kBefore - 1) * channels + d] = newest;
-  }
+  const int64_t at = int64_t(b) * kBefore * channels + d;
+  const float sum = mamba_conv_step<kTaps, T>(weight + d * kTaps, first + (kHasState ? at : 0), state + at, channels,
+                                              newest, kHasBias ? float(bias[d]) : 0.0f, kHasState);
   y[int64_t(b) * channels + d] = T(kSilu ? mamba_silu(sum) : sum);
 }

@@ -14,6 +14,9 @@
 #define MAMBA_SHARED(type, name, count) type* const name = mamba::ops::gpu::host::shared<type>(count)
 #define MAMBA_SHARED_PTR(type) type*
 #define MAMBA_BARRIER() mamba::ops::gpu::host::barrier()
+#define MAMBA_DEVICE_BARRIER() mamba::ops::gpu::host::barrier()
+#define MAMBA_GRID_BARRIER(counter) mamba::ops::gpu::host::grid_barrier()
+#define MAMBA_PREFETCH(at)
 #define MAMBA_SHUFFLE(value, lane) mamba::ops::gpu::host::shuffle(value, lane)
 #define MAMBA_SHUFFLE_XOR(value, mask) mamba::ops::gpu::host::shuffle_xor(value, mask)
 #define MAMBA_THREAD mamba::ops::gpu::host::thread_index()
@@ -34,6 +37,9 @@ inline float4 make_float4(float x, float y, float z, float w) {
 
 MAMBA_FN float mamba_float_of_bits(int bits) {
   return std::bit_cast<float>(bits);
+}
+MAMBA_FN int mamba_bits_of_float(float x) {
+  return std::bit_cast<int>(x);
 }
 MAMBA_FN float mamba_exp2(float x) {
   return std::exp2(x);

@@ -7,6 +7,10 @@
 #define MAMBA_SHARED(type, name, count) threadgroup type name[count]
 #define MAMBA_SHARED_PTR(type) threadgroup type*
 #define MAMBA_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
+#define MAMBA_DEVICE_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
+// Metal does not promise that all groups run at once: no launch asks for this there.
+#define MAMBA_GRID_BARRIER(counter) MAMBA_DEVICE_BARRIER()
+#define MAMBA_PREFETCH(at)
 #define MAMBA_SHUFFLE(value, lane) simd_shuffle(value, ushort(lane))
 #define MAMBA_SHUFFLE_XOR(value, mask) simd_shuffle_xor(value, ushort(mask))
 #define MAMBA_THREAD int(mamba_thread.x)
@@ -18,6 +22,9 @@
 
 MAMBA_FN float mamba_float_of_bits(int bits) {
   return as_type<float>(bits);
+}
+MAMBA_FN int mamba_bits_of_float(float x) {
+  return as_type<int>(x);
 }
 MAMBA_FN float mamba_exp2(float x) {
   return metal::fast::exp2(x);

@@ -37,7 +37,7 @@ namespace {
 constexpr int64_t kStackBytes = 256 << 10;
 constexpr int64_t kSharedBytes = 32 << 10;  // what Metal gives a group
 
-enum class Waiting { kNothing, kBarrier, kShuffle, kDone };
+enum class Waiting { kNothing, kBarrier, kGridBarrier, kShuffle, kDone };
 
 struct Fiber {
   ucontext_t context;
@@ -149,14 +149,16 @@ void end_fibers() {
 #endif
 }
 
-// Runs the fibers of one group to their ends; `turn` picks the order.
-void run_group(int64_t turn) {
+bool stand_at_grid_barrier() {
+  return all_wait_for(Waiting::kGridBarrier, 0, group->launch->threads);
+}
+
+// Runs the fibers of one group to their ends, or until all of them wait for the other groups; `turn` picks the order.
+void advance(int64_t turn) {
   const int threads = group->launch->threads;
-  std::fill(group->shared.begin(), group->shared.end(), static_cast<char>(0xff));  // NaN as float
-  start_fibers();
   // Odd steps visit every thread of a power of two.
   const int step = static_cast<int>(turn * 2 + 1) % threads;
-  while (!all_wait_for(Waiting::kDone, 0, threads)) {
+  while (!all_wait_for(Waiting::kDone, 0, threads) && !stand_at_grid_barrier()) {
     bool moved = false;
     for (int i = 0; i < threads && !group->failure; ++i) {
       const int thread = turn % 2 == 0 ? (i * step) % threads : threads - 1 - (i * step) % threads;
@@ -180,7 +182,53 @@ void run_group(int64_t turn) {
     }
     check(moved, "a GPU kernel's barrier or shuffle is not reached by all threads");
   }
+}
+
+std::unique_ptr<Group> make_group(Body body, const Launch& launch) {
+  auto made = std::make_unique<Group>();
+  made->launch = &launch;
+  made->body = body;
+  made->fibers.resize(static_cast<size_t>(launch.threads));
+  for (Fiber& fiber : made->fibers) {
+    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  }
+  for (std::vector<float>& row : made->posted) {
+    row.resize(static_cast<size_t>(launch.threads));
+  }
+  made->shared.resize(kSharedBytes + 16);
+#if defined(__SANITIZE_THREAD__)
+  made->scheduler_sanitizer = __tsan_get_current_fiber();
+#endif
+  return made;
+}
+
+// Makes `of` the group at work for as long as this lives.
+class AtWork {
+ public:
+  explicit AtWork(Group& of) { group = &of; }
+  ~AtWork() { group = nullptr; }
+  AtWork(const AtWork&) = delete;
+  AtWork& operator=(const AtWork&) = delete;
+};
+
+// True when the group has come to its end, false when it waits for the others.
+bool run_group(Group& of, int64_t turn, bool begins) {
+  const AtWork at_work(of);
+  if (begins) {
+    std::fill(of.shared.begin(), of.shared.end(), static_cast<char>(0xff));  // NaN as float
+    start_fibers();
+  } else {
+    release(0, of.launch->threads);
+  }
+  advance(turn);
+  if (of.failure) {
+    std::rethrow_exception(of.failure);
+  }
+  if (stand_at_grid_barrier()) {
+    return false;
+  }
   end_fibers();
+  return true;
 }
 
 template <typename T>
@@ -237,23 +285,42 @@ Sizes Input::strides() const {
   return Sizes({array_->strides().begin(), array_->strides().end()});
 }
 
-void Output::store(int64_t i, float value) const {
+template <typename T>
+void Output::store_number(int64_t i, T value) const {
   mx::array& a = *array_;
   check(i >= 0 && i < static_cast<int64_t>(a.size()), "a GPU kernel writes element {} of an array that has {}", i,
         a.size());
   switch (a.dtype().val()) {
     case mx::Dtype::Val::float32:
-      a.data<float>()[i] = value;
+      a.data<float>()[i] = static_cast<float>(value);
       return;
     case mx::Dtype::Val::bfloat16:
-      a.data<mx::bfloat16_t>()[i] = static_cast<mx::bfloat16_t>(value);
+      a.data<mx::bfloat16_t>()[i] = static_cast<mx::bfloat16_t>(static_cast<float>(value));
       return;
     case mx::Dtype::Val::float16:
-      a.data<mx::float16_t>()[i] = static_cast<mx::float16_t>(value);
+      a.data<mx::float16_t>()[i] = static_cast<mx::float16_t>(static_cast<float>(value));
+      return;
+    case mx::Dtype::Val::int32:
+      a.data<int32_t>()[i] = static_cast<int32_t>(value);
+      return;
+    case mx::Dtype::Val::uint8:
+      a.data<uint8_t>()[i] = static_cast<uint8_t>(value);
       return;
     default:
       throw Error("a GPU kernel writes an array of an unknown dtype");
   }
+}
+
+void Output::store(int64_t i, float value) const {
+  store_number(i, value);
+}
+
+void Output::store(int64_t i, int value) const {
+  store_number(i, value);
+}
+
+double Output::load(int64_t i) const {
+  return Input(*array_)[i];
 }
 
 Input Launch::input(const std::string& name) const {
@@ -279,36 +346,36 @@ void run(Body body, const Launch& launch) {
   check(threads >= kSimdWidth && threads % kSimdWidth == 0 && (threads & (threads - 1)) == 0,
         "a GPU group of {} threads is not a power of two of at least {}", threads, kSimdWidth);
   static thread_local int64_t turn = 0;
-  Group mine;
-  mine.launch = &launch;
-  mine.body = body;
-  mine.fibers.resize(static_cast<size_t>(threads));
-  for (Fiber& fiber : mine.fibers) {
-    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
-  }
-  for (std::vector<float>& row : mine.posted) {
-    row.resize(static_cast<size_t>(threads));
-  }
-  mine.shared.resize(kSharedBytes + 16);
-#if defined(__SANITIZE_THREAD__)
-  mine.scheduler_sanitizer = __tsan_get_current_fiber();
-#endif
-  group = &mine;
+  // Groups that wait for all others stay as they are; one that has ended makes room for the next.
+  std::vector<std::unique_ptr<Group>> waiting;
+  std::unique_ptr<Group> next;
+  size_t ended = 0;
   for (int z = 0; z < launch.groups[2]; ++z) {
     for (int y = 0; y < launch.groups[1]; ++y) {
       for (int x = 0; x < launch.groups[0]; ++x) {
-        mine.index[0] = x;
-        mine.index[1] = y;
-        mine.index[2] = z;
-        run_group(turn++);
-        if (mine.failure) {
-          group = nullptr;
-          std::rethrow_exception(mine.failure);
+        if (next == nullptr) {
+          next = make_group(body, launch);
+        }
+        next->index[0] = x;
+        next->index[1] = y;
+        next->index[2] = z;
+        if (run_group(*next, turn++, true)) {
+          ++ended;
+        } else {
+          waiting.push_back(std::move(next));
         }
       }
     }
   }
-  group = nullptr;
+  while (!waiting.empty()) {
+    check(ended == 0, "a GPU kernel's grid barrier is not reached by all groups");
+    for (const std::unique_ptr<Group>& one : waiting) {
+      ended += run_group(*one, turn++, false) ? 1 : 0;
+    }
+    if (ended == waiting.size()) {
+      waiting.clear();
+    }
+  }
 }
 
 int thread_index() {
@@ -325,6 +392,10 @@ int groups(int axis) {
 
 void barrier() {
   wait_for(Waiting::kBarrier);
+}
+
+void grid_barrier() {
+  wait_for(Waiting::kGridBarrier);
 }
 
 float shuffle(float value, int lane) {

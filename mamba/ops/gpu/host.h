@@ -1,7 +1,8 @@
 // Runs GPU kernels on the host, for tests: the threads of a group are fibers of one operating system thread, switched
 // at barriers and shuffles. Between two of these the threads run one after another, in an order that changes from
 // launch to launch, so that a missing barrier shows as a wrong result; shared memory starts as NaN. A barrier or
-// shuffle that some threads of the group do not reach is an Error.
+// shuffle that some threads of the group do not reach is an Error, and so is a grid barrier that a group does not
+// reach.
 #pragma once
 
 #include <mlx/array.h>
@@ -44,13 +45,15 @@ class Input {
   int64_t start_ = 0;
 };
 
-// An array of any floating-point dtype, written as float32 and rounded once.
+// An array of any dtype, written as float32 or int and rounded once, and read as an Input is.
 class Output {
  public:
   class Element {
    public:
     Element(const Output& out, int64_t i) : out_(out), i_(i) {}
     void operator=(float value) const { out_.store(i_, value); }
+    void operator=(int value) const { out_.store(i_, value); }
+    operator double() const { return out_.load(i_); }  // NOLINT(google-explicit-constructor)
 
    private:
     const Output& out_;
@@ -63,6 +66,10 @@ class Output {
 
  private:
   void store(int64_t i, float value) const;
+  void store(int64_t i, int value) const;
+  template <typename T>
+  void store_number(int64_t i, T value) const;
+  double load(int64_t i) const;
   mlx::core::array* array_;
   int64_t start_ = 0;
 };
@@ -90,6 +97,7 @@ int thread_index();
 int group_index(int axis);
 int groups(int axis);
 void barrier();
+void grid_barrier();
 float shuffle(float value, int lane);
 float shuffle_xor(float value, int mask);
 void* shared_bytes(int64_t bytes);

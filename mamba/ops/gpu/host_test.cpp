@@ -46,6 +46,35 @@ TEST(HostDialect, BarriersShareWhatThreadsWrote) {
   EXPECT_TRUE(mx::array_equal(got, mx::roll(given, 2, 1)).item<bool>());
 }
 
+TEST(HostDialect, GridBarriersShareWhatGroupsWrote) {
+  const mx::array given = normal({5, 32}, 1);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        const int at = MAMBA_GROUP_X * 32 + MAMBA_THREAD;
+        out[at] = float(in[at]);
+        for (int turn = 0; turn < 2; ++turn) {
+          MAMBA_GRID_BARRIER(in);
+          const float below = float(out[(at + 32) % 160]);
+          MAMBA_GRID_BARRIER(in);
+          out[at] = below;
+        }
+      },
+      given);
+  EXPECT_TRUE(mx::array_equal(got, mx::roll(given, -2, 0)).item<bool>());
+}
+
+TEST(HostDialect, GridBarriersThatAGroupMissesAreErrors) {
+  const auto body = [](const host::Launch& launch) {
+    MAMBA_HOST_IN(in);
+    if (MAMBA_GROUP_X < 2) {
+      MAMBA_GRID_BARRIER(in);
+    }
+  };
+  EXPECT_NE(error_of([&] { run(body, normal({3, 32}, 1)); }).find("grid barrier"), std::string::npos);
+}
+
 TEST(HostDialect, MissingBarriersShow) {
   const mx::array given = mx::ones({4, 64});
   mx::eval(given);

@@ -190,7 +190,8 @@ void set_host_body(const std::string& name, void (*run)(const host::Launch&)) {
 }
 
 mx::array contiguous(const mx::array& a, const mx::Stream& stream) {
-  return a.status() == mx::array::Status::available && a.flags().row_contiguous ? a : mx::contiguous(a, false, stream);
+  return a.status() != mx::array::Status::unscheduled && a.flags().row_contiguous ? a
+                                                                                  : mx::contiguous(a, false, stream);
 }
 
 }  // namespace mamba::ops::gpu

@@ -81,3 +81,116 @@ MAMBA_FN int mamba_spread_first(int lane) {
   }
   return first;
 }
+
+// Integers in the order of the floats.
+MAMBA_FN unsigned int mamba_ordered(float x) {
+  const int bits = mamba_bits_of_float(x);
+  return (unsigned int)(bits < 0 ? ~bits : bits ^ (int)0x80000000);
+}
+
+// The sum, and the largest, of `v` over a group of kThreads, in the same order every time. `scratch`: kThreads / 32
+// floats that are free again afterwards.
+template <int kThreads>
+MAMBA_FN float mamba_group_sum(float v, int thread, MAMBA_SHARED_PTR(float) scratch) {
+  MAMBA_UNROLL
+  for (int bit = 16; bit >= 1; bit /= 2) {
+    v += MAMBA_SHUFFLE_XOR(v, bit);
+  }
+  if (thread % 32 == 0) {
+    scratch[thread / 32] = v;
+  }
+  MAMBA_BARRIER();
+  float total = 0.0f;
+  MAMBA_UNROLL
+  for (int i = 0; i < kThreads / 32; ++i) {
+    total += scratch[i];
+  }
+  MAMBA_BARRIER();
+  return total;
+}
+
+template <int kThreads>
+MAMBA_FN float mamba_group_max(float v, int thread, MAMBA_SHARED_PTR(float) scratch) {
+  MAMBA_UNROLL
+  for (int bit = 16; bit >= 1; bit /= 2) {
+    v = mamba_max(v, MAMBA_SHUFFLE_XOR(v, bit));
+  }
+  if (thread % 32 == 0) {
+    scratch[thread / 32] = v;
+  }
+  MAMBA_BARRIER();
+  float largest = scratch[0];
+  MAMBA_UNROLL
+  for (int i = 1; i < kThreads / 32; ++i) {
+    largest = mamba_max(largest, scratch[i]);
+  }
+  MAMBA_BARRIER();
+  return largest;
+}
+
+// Dot products of `count` weights with kTile rows of x, `stride` apart, of which `rows` are there: a SIMD group's work,
+// whose lanes all get the sums. kNorm: the weights times `norm`, and the rows' sums of
+// squares. kLoads of a lane's weights are in flight at a time.
+template <int kTile, bool kNorm, int kLoads, typename Weights, typename Rows, typename Norm>
+MAMBA_FN void mamba_dots(Weights weights, Rows x, Norm norm, int count, int stride, int rows, int lane,
+                         MAMBA_PRIVATE float (&dots)[kTile], MAMBA_PRIVATE float (&squares)[kTile]) {
+  MAMBA_UNROLL
+  for (int t = 0; t < kTile; ++t) {
+    dots[t] = 0.0f;
+    squares[t] = 0.0f;
+  }
+  MAMBA_NO_UNROLL
+  for (int from = lane; from < count; from += 32 * kLoads) {
+    float w[kLoads];
+    MAMBA_UNROLL
+    for (int j = 0; j < kLoads; ++j) {
+      const int k = from + 32 * j;
+      w[j] = k < count ? float(weights[k]) : 0.0f;
+      if (kNorm) {
+        w[j] *= k < count ? float(norm[k]) : 0.0f;
+      }
+    }
+    MAMBA_UNROLL
+    for (int t = 0; t < kTile; ++t) {
+      if (t < rows) {
+        MAMBA_UNROLL
+        for (int j = 0; j < kLoads; ++j) {
+          const int k = from + 32 * j;
+          const float value = k < count ? float(x[t * stride + k]) : 0.0f;
+          dots[t] = mamba_fma(w[j], value, dots[t]);
+          squares[t] = kNorm ? mamba_fma(value, value, squares[t]) : 0.0f;
+        }
+      }
+    }
+  }
+  MAMBA_UNROLL
+  for (int t = 0; t < kTile; ++t) {
+    MAMBA_UNROLL
+    for (int bit = 16; bit >= 1; bit /= 2) {
+      dots[t] += MAMBA_SHUFFLE_XOR(dots[t], bit);
+      if (kNorm) {
+        squares[t] += MAMBA_SHUFFLE_XOR(squares[t], bit);
+      }
+    }
+  }
+}
+
+// One position of a channel's convolution, before its activation. `before` and `after`: the channel's last inputs,
+// oldest first, `channels` apart.
+template <int kTaps, typename T, typename Weights, typename Before, typename After>
+MAMBA_FN float mamba_conv_step(Weights weight, Before before, After after, int channels, T newest, float bias,
+                               bool has_before) {
+  float sum = mamba_fma(float(weight[kTaps - 1]), float(newest), bias);
+  MAMBA_UNROLL
+  for (int k = 0; k < kTaps - 1; ++k) {
+    const T value = has_before ? T(before[k * channels]) : T(0.0f);
+    sum = mamba_fma(float(weight[k]), float(value), sum);
+    if (k > 0) {
+      after[(k - 1) * channels] = value;
+    }
+  }
+  if (kTaps > 1) {
+    after[(kTaps - 2) * channels] = newest;
+  }
+  return sum;
+}

@@ -71,7 +71,7 @@ mx::array linear_log_probability(const mx::array& x, const mx::array& weight, co
     return linear_cross_entropy_detail::forward(x, weight, targets, ignore_index, stream);
 #endif
   }
-  constexpr int kPieceTokens = 2048;
+  constexpr int kPieceTokens = 1024;
   return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index, kPieceTokens, stream);
 }
 

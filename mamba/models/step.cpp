@@ -1,0 +1,104 @@
+// One token for each sequence. On a GPU a step of a small model costs what its launches cost, so they are few.
+
+#include <mlx/ops.h>
+
+#include <algorithm>
+
+#include "mamba/base/error.h"
+#include "mamba/models/mamba.h"
+#include "mamba/ops/block_step/block_step.h"
+#include "mamba/ops/dispatch.h"
+#include "mamba/ops/rms_norm/rms_norm.h"
+
+namespace mamba::models {
+
+namespace mx = mlx::core;
+
+namespace {
+
+bool is_plain(const nn::Linear& layer, mx::Dtype dtype) {
+  return !layer.lora && !layer.quantized && layer.weight.dtype() == dtype;
+}
+
+// Whether ops/block_step does all that the block does.
+bool is_fusible(const Block& block, mx::Dtype dtype) {
+  const Mixer& m = block.mixer;
+  return is_plain(m.in_proj, dtype) && !m.in_proj.bias && is_plain(m.x_proj, dtype) && is_plain(m.dt_proj, dtype) &&
+         is_plain(m.out_proj, dtype) && !m.out_proj.bias;
+}
+
+ops::MixerStepWeights weights_of(const Mixer& mixer, const DerivedParameters& derived) {
+  return {.conv_weight = derived.conv_weight,
+          .conv_bias = mixer.conv1d.bias,
+          .x_proj = mixer.x_proj.weight,
+          .dt_proj = mixer.dt_proj.weight,
+          .dt_bias = derived.dt_bias,
+          .A = derived.A,
+          .D = derived.D};
+}
+
+}  // namespace
+
+StepWay MambaLM::fastest_step(int batch, const mx::Stream& stream) const {
+  const bool fusible =
+      std::all_of(layers_.begin(), layers_.end(), [&](const Block& block) { return is_fusible(block, dtype()); });
+  if (ops::on_cpu(stream) || derived_.empty() || !fusible || output().quantized) {
+    return StepWay::kOperations;
+  }
+  return ops::can_step_whole(batch, stream) ? StepWay::kBlock : StepWay::kMixer;
+}
+
+std::pair<mx::array, State> MambaLM::step_fused(const mx::array& embeddings, const State& state, bool whole,
+                                                const mx::Stream& s) const {
+  check(!derived_.empty(), "[MambaLM] a fused step needs a model that is prepared");
+  const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
+  State next = state;
+  if (whole) {
+    mx::array h = mx::astype(embeddings, residual_dtype, s);
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      const Block& block = layers_[i];
+      const mx::array& ahead =
+          i + 1 < layers_.size() ? layers_[i + 1].mixer.in_proj.weight : block.mixer.in_proj.weight;
+      const ops::BlockStepWeights weights{.norm = block.norm.weight,
+                                          .eps = block.norm.eps,
+                                          .in_proj = block.mixer.in_proj.weight,
+                                          .mixer = weights_of(block.mixer, derived_[i]),
+                                          .out_proj = block.mixer.out_proj.weight};
+      const ops::StepOutputs out = ops::block_step(h, state.layers[i].conv, state.layers[i].ssm, weights, ahead, s);
+      next.layers[i] = {out.conv, out.ssm};
+      h = out.y;
+    }
+    return {ops::norm_logits(h, norm_f_.weight, norm_f_.eps, output_weight(), s), std::move(next)};
+  }
+  mx::array x = embeddings;
+  std::optional<mx::array> residual;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Block& block = layers_[i];
+    const auto [y, sum] = ops::rms_norm_add(x, residual, block.norm.weight, block.norm.eps, residual_dtype, s);
+    const ops::StepOutputs out = ops::mixer_step(block.mixer.in_proj(y, {}, false, s), state.layers[i].conv,
+                                                 state.layers[i].ssm, weights_of(block.mixer, derived_[i]), s);
+    next.layers[i] = {out.conv, out.ssm};
+    x = block.mixer.out_proj(out.y, {}, false, s);
+    residual = sum;
+  }
+  const mx::array h = ops::rms_norm_add(x, residual, norm_f_.weight, norm_f_.eps, residual_dtype, s).first;
+  return {logits(h, {}, s), std::move(next)};
+}
+
+std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& state, StepWay way,
+                                          mx::StreamOrDevice s) const {
+  ops::check_shape("MambaLM", "tokens", tokens, {state.batch()});
+  const mx::Stream stream = mx::to_stream(s);
+  const int batch = tokens.shape(0);
+  if (way == StepWay::kFastest) {
+    way = fastest_step(batch, stream);
+  }
+  if (way != StepWay::kOperations) {
+    state.check_fits(config_);
+    return step_fused(embeddings_(tokens, dtype(), stream), state, way == StepWay::kBlock, stream);
+  }
+  auto [h, next] = hidden(mx::reshape(tokens, {batch, 1}, stream), state, {}, stream);
+  return {mx::reshape(logits(h, {}, stream), {batch, config_.vocab_size}, stream), std::move(next)};
+}
+
+}  // namespace mamba::models
