@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "mamba/base/error.h"
+#include "mamba/ops/token_scores/token_scores.h"
 
 namespace mamba::generate {
 namespace {
@@ -140,6 +141,9 @@ std::vector<std::pair<int32_t, double>> Sampler::distribution(std::span<const fl
 }
 
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
+  if (params_.temperature == 0 && params_.repetition_penalty == 1.0f) {
+    return static_cast<int32_t>(ops::largest_index(logits));
+  }
   const auto kept = distribution(logits, history);
   if (params_.temperature == 0) {
     return kept.front().first;
@@ -156,12 +160,7 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
 }
 
 double log_probability(std::span<const float> logits, int32_t token) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) {
-    sum += std::exp(static_cast<double>(logit) - largest);
-  }
-  return static_cast<double>(logits[static_cast<size_t>(token)]) - largest - std::log(sum);
+  return static_cast<double>(logits[static_cast<size_t>(token)]) - ops::log_sum_exp(logits);
 }
 
 }  // namespace mamba::generate

@@ -37,7 +37,7 @@ class Sampler {
   std::mt19937_64 random_;
 };
 
-// log(softmax(logits)[token]), computed in double.
+// log(softmax(logits)[token]), to 1e-6.
 double log_probability(std::span<const float> logits, int32_t token);
 
 }  // namespace mamba::generate
