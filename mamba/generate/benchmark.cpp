@@ -31,7 +31,7 @@ struct Pass {
 };
 
 Pass run_pass(const models::MambaLM& model, int64_t prompt_tokens, int64_t generated, int sequences,
-              const std::function<void()>& between) {
+              const std::function<void()>& before_step) {
   Batch batch(model, nullptr, {}, sequences);
   for (int s = 0; s < sequences; ++s) {
     Request request;
@@ -47,8 +47,8 @@ Pass run_pass(const models::MambaLM& model, int64_t prompt_tokens, int64_t gener
   }
   batch.take_in();
   for (int64_t i = 0; i < generated; ++i) {
-    if (between) {
-      between();
+    if (before_step) {
+      before_step();
     }
     batch.step();
   }
@@ -57,8 +57,7 @@ Pass run_pass(const models::MambaLM& model, int64_t prompt_tokens, int64_t gener
 
 }  // namespace
 
-Speeds measure_speeds(const models::MambaLM& model, const BenchmarkSettings& settings,
-                      const std::function<void()>& between) {
+Speeds measure_speeds(const models::MambaLM& model, const BenchmarkSettings& settings, const BenchmarkHooks& hooks) {
   const auto [prompt, generated, sequences, repeats] = settings;
   check(prompt >= 0 && generated >= 0 && sequences >= 1 && repeats >= 1,
         "[benchmark] {} prompt tokens, {} generated, {} sequences, {} repeats: the first two must be 0 or more, the "
@@ -66,15 +65,18 @@ Speeds measure_speeds(const models::MambaLM& model, const BenchmarkSettings& set
         "1 or more",
         prompt, generated, sequences, repeats);
   run_pass(model, std::min<int64_t>(prompt, models::MambaLM::kChunk), std::min<int64_t>(generated, 4), sequences,
-           between);
+           hooks.before_step);
   Speeds speeds;
   for (int i = 0; i < repeats; ++i) {
-    const Pass pass = run_pass(model, prompt, generated, sequences, between);
+    const Pass pass = run_pass(model, prompt, generated, sequences, hooks.before_step);
     if (prompt > 0) {
       speeds.prompt.push_back(static_cast<double>(prompt * sequences) / pass.prompt_seconds);
     }
     if (generated > 0) {
       speeds.generation.push_back(static_cast<double>(generated * sequences) / pass.generation_seconds);
+    }
+    if (hooks.after_pass) {
+      hooks.after_pass();
     }
   }
   return speeds;

@@ -22,10 +22,16 @@ struct Speeds {
   std::vector<double> generation;
 };
 
+// Called while it runs, outside what is timed. What they throw ends it.
+struct BenchmarkHooks {
+  std::function<void()> before_step = {};
+  std::function<void()> after_pass = {};  // that counts
+};
+
 // Runs the sequences as generate() would: random prompts, greedy choice, one reading of the weights a step for all. A
-// short pass before the first is not counted. `between` is called between steps and may throw to end it.
+// short pass before the first does not count.
 Speeds measure_speeds(const models::MambaLM& model, const BenchmarkSettings& settings,
-                      const std::function<void()>& between = {});
+                      const BenchmarkHooks& hooks = {});
 
 // What has to be done at least, whoever does it.
 struct Work {

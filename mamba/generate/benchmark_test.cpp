@@ -28,12 +28,14 @@ models::MambaLM small_model(bool tied = true) {
 
 TEST(Benchmark, MeasuresWhatItIsAskedFor) {
   const models::MambaLM model = small_model();
-  int calls = 0;
+  int steps = 0;
+  int passes = 0;
   const Speeds both = measure_speeds(model, {.prompt_tokens = 7, .generated_tokens = 3, .sequences = 2, .repeats = 4},
-                                     [&] { ++calls; });
+                                     {.before_step = [&] { ++steps; }, .after_pass = [&] { ++passes; }});
   ASSERT_EQ(both.prompt.size(), 4u);
   ASSERT_EQ(both.generation.size(), 4u);
-  EXPECT_EQ(calls, 3 * 5);  // the pass that does not count included
+  EXPECT_EQ(steps, 3 * 5);  // the pass that does not count included
+  EXPECT_EQ(passes, 4);
   for (const double speed : both.prompt) {
     EXPECT_GT(speed, 0);
   }
@@ -60,10 +62,10 @@ TEST(Benchmark, CountsWorkByHand) {
 }
 
 TEST(Limits, AreOfTheOrderOfAnyMachine) {
-  const double reading = measure_reading(uint64_t{32} << 20);
+  const double reading = ReadingMeter(uint64_t{32} << 20).measure();
   EXPECT_GT(reading, 1e8);
   EXPECT_LT(reading, 1e14);
-  const double arithmetic = measure_arithmetic(mx::float32);
+  const double arithmetic = ArithmeticMeter(mx::float32).measure();
   EXPECT_GT(arithmetic, 1e8);
   EXPECT_LT(arithmetic, 1e16);
 }

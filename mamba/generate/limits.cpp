@@ -23,12 +23,11 @@ namespace mx = mlx::core;
 
 namespace {
 
-// Seconds that `work` takes when nothing is in its way: the least of at least five times and of about a third of a
+// Seconds that `work` takes when nothing is in its way: the least of at least three times and of about a tenth of a
 // second.
 double least_seconds(const std::function<void()>& work) {
-  constexpr int kLeastPasses = 5;
-  constexpr double kEnough = 0.3;
-  work();
+  constexpr int kLeastPasses = 3;
+  constexpr double kEnough = 0.1;
   double least = std::numeric_limits<double>::infinity();
   double total = 0;
   for (int pass = 0; pass < kLeastPasses || total < kEnough; ++pass) {
@@ -60,36 +59,49 @@ uint64_t sum_of(const uint64_t* from, int64_t count) {
   return total;
 }
 
+constexpr int64_t kGrain = 1 << 15;  // words of a range, 256 KB
+
+mx::array random_matrix(int size, mx::Dtype dtype) {
+  mx::array out = mx::astype(mx::random::uniform(-0.5f, 0.5f, {size, size}, mx::float32), dtype);
+  mx::eval(out);
+  return out;
+}
+
 }  // namespace
 
-double measure_reading(uint64_t bytes) {
-  constexpr int64_t kGrain = 1 << 15;  // 256 KB
-  const auto words = static_cast<int64_t>(std::max<uint64_t>(bytes / sizeof(uint64_t), kGrain));
-  const auto size = static_cast<double>(words) * sizeof(uint64_t);
+ReadingMeter::ReadingMeter(uint64_t bytes)
+    : bytes_(std::max<uint64_t>(bytes / sizeof(uint64_t), kGrain) * sizeof(uint64_t)) {
   if (!default_is_cpu()) {
-    const mx::array numbers = mx::ones({static_cast<int>(words / (1 << 10)), 1 << 10, 2}, mx::float32);
-    mx::eval(numbers);
-    return static_cast<double>(numbers.nbytes()) / least_seconds([&] { mx::eval(mx::sum(numbers)); });
+    constexpr int kRow = 1 << 12;
+    numbers_ = std::make_shared<mx::array>(mx::ones({static_cast<int>(bytes_ / (kRow * sizeof(float))), kRow}));
+    mx::eval(*numbers_);
+    bytes_ = numbers_->nbytes();
+    return;
   }
-  const std::shared_ptr<std::byte> memory = map_memory(static_cast<size_t>(size));
-  auto* const data = reinterpret_cast<uint64_t*>(memory.get());
-  parallel_for(words, kGrain, [&](int64_t begin, int64_t end) {
-    std::memset(data + begin, 1, static_cast<size_t>(end - begin) * sizeof(uint64_t));
+  memory_ = map_memory(bytes_);
+  parallel_for(static_cast<int64_t>(bytes_), kGrain * 8, [this](int64_t begin, int64_t end) {
+    std::memset(memory_.get() + begin, 1, static_cast<size_t>(end - begin));
   });
+}
+
+double ReadingMeter::measure() const {
+  if (numbers_ != nullptr) {
+    return static_cast<double>(bytes_) / least_seconds([this] { mx::eval(mx::sum(*numbers_)); });
+  }
+  const auto* const data = reinterpret_cast<const uint64_t*>(memory_.get());
   std::atomic<uint64_t> sink{0};
-  return size / least_seconds([&] {
-           parallel_for(words, kGrain, [&](int64_t begin, int64_t end) { sink += sum_of(data + begin, end - begin); });
+  return static_cast<double>(bytes_) / least_seconds([&] {
+           parallel_for(static_cast<int64_t>(bytes_ / sizeof(uint64_t)), kGrain,
+                        [&](int64_t begin, int64_t end) { sink += sum_of(data + begin, end - begin); });
          });
 }
 
-double measure_arithmetic(mx::Dtype dtype) {
-  const int size = default_is_cpu() ? 1536 : 8192;
-  const auto random = [&] { return mx::astype(mx::random::uniform(-0.5f, 0.5f, {size, size}, mx::float32), dtype); };
-  const mx::array left = random();
-  const mx::array right = random();
-  mx::eval({left, right});
-  const double operations = 2.0 * size * size * size;
-  return operations / least_seconds([&] { mx::eval(ops::linear(left, right)); });
+ArithmeticMeter::ArithmeticMeter(mx::Dtype dtype)
+    : size_(default_is_cpu() ? 1536 : 8192), left_(random_matrix(size_, dtype)), right_(random_matrix(size_, dtype)) {}
+
+double ArithmeticMeter::measure() const {
+  const double operations = 2.0 * size_ * size_ * size_;
+  return operations / least_seconds([this] { mx::eval(ops::linear(left_, right_)); });
 }
 
 }  // namespace mamba::generate

@@ -35,13 +35,22 @@ void fill(T* out, int64_t count, uint64_t stream, float middle, float range) {
 class RandomCheckpoint final : public io::TensorSource {
  public:
   RandomCheckpoint(const Config& config, mx::Dtype dtype) : states_(config.d_state) {
-    MambaLM(config).visit("", [&](const std::string& path, mx::array&) {
-      const mx::Shape shape = parameter_shape(path, config);
-      const mx::Dtype own = keeps_precision(path) ? mx::float32 : dtype;
-      uint64_t bytes = 0;
-      check(io::checked_bytes(shape, own.size(), bytes), "a tensor of shape {} is too large", io::shown(shape));
-      infos_.emplace(path, io::TensorInfo{own, shape, bytes});
+    MambaLM model(config);
+    model.visit("", [&](const std::string& path, mx::array&) {
+      add(path, parameter_shape(path, config), keeps_precision(path) ? mx::float32 : dtype);
     });
+    if (config.quantization) {
+      const int group = config.quantization->common.group_size;
+      bits_ = config.quantization->common.bits;
+      model.visit_matrices("", [&](const std::string& path, nn::Matrix&) {
+        const mx::Shape shape = parameter_shape(path + ".weight", config);
+        if (shape[1] % group == 0) {
+          add(path + ".weight", {shape[0], shape[1] * bits_ / 32}, mx::uint32);
+          add(path + ".scales", {shape[0], shape[1] / group}, mx::float16);
+          add(path + ".biases", {shape[0], shape[1] / group}, mx::float16);
+        }
+      });
+    }
     uint64_t total = kAlignment;
     for (const auto& [path, info] : infos_) {
       names_.push_back(path);
@@ -71,7 +80,14 @@ class RandomCheckpoint final : public io::TensorSource {
     const auto count = static_cast<int64_t>(tensor.bytes / tensor.dtype.size());
     const uint64_t stream = mix_bits(std::hash<std::string>()(name));
     const auto [middle, range] = values(name, tensor.shape);
-    if (name.ends_with(".A_log")) {
+    if (tensor.dtype == mx::uint32) {
+      auto* out = reinterpret_cast<uint32_t*>(bytes);
+      parallel_for(count, 1 << 16, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          out[i] = static_cast<uint32_t>(mix_bits(stream + static_cast<uint64_t>(i)) >> 32);
+        }
+      });
+    } else if (name.ends_with(".A_log")) {
       auto* out = reinterpret_cast<float*>(bytes);
       for (int64_t i = 0; i < count; ++i) {
         out[i] = std::log(static_cast<float>(1 + i % states_));
@@ -87,8 +103,21 @@ class RandomCheckpoint final : public io::TensorSource {
   }
 
  private:
+  void add(const std::string& path, const mx::Shape& shape, mx::Dtype dtype) {
+    uint64_t bytes = 0;
+    check(io::checked_bytes(shape, dtype.size(), bytes), "a tensor of shape {} is too large", io::shown(shape));
+    infos_.insert_or_assign(path, io::TensorInfo{dtype, shape, bytes});
+  }
+
   // Middle and half the width of a tensor's distribution.
-  static std::pair<float, float> values(const std::string& name, const mx::Shape& shape) {
+  std::pair<float, float> values(const std::string& name, const mx::Shape& shape) const {
+    // Codes from 0 to 2^bits - 1 stand for numbers between -1/32 and 1/32.
+    if (name.ends_with(".scales")) {
+      return {0.0625f / static_cast<float>((1 << bits_) - 1), 0};
+    }
+    if (name.ends_with(".biases")) {
+      return {-0.03125f, 0};
+    }
     if (name.ends_with("dt_proj.bias")) {
       return {-4.5f, 2.0f};  // softplus: steps of 0.0015 to 0.08
     }
@@ -104,6 +133,7 @@ class RandomCheckpoint final : public io::TensorSource {
   static constexpr uint64_t kAlignment = 64;
 
   int states_;
+  int bits_ = 8;
   std::map<std::string, io::TensorInfo> infos_;
   std::map<std::string, uint64_t> offsets_;
   std::vector<std::string> names_;

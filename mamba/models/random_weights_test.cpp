@@ -41,6 +41,29 @@ TEST(RandomWeights, MakeAModelThatRuns) {
   }
 }
 
+TEST(RandomWeights, MakeQuantisedModels) {
+  for (const int bits : {4, 8}) {
+    Config config = small_config();
+    config.d_model = 32;
+    config.d_inner = 64;
+    config.quantization = QuantizationConfig{.common = {.group_size = 32, .bits = bits}};
+    MambaLM model(config);
+    load_parameters(*random_checkpoint(config, mx::bfloat16), model, mx::bfloat16);
+    EXPECT_EQ(model.dtype(), mx::bfloat16);
+    model.visit_matrices("", [&](const std::string& path, nn::Matrix& matrix) {
+      EXPECT_EQ(matrix.quantized.has_value(), !path.ends_with("dt_proj")) << path;  // two columns are no group
+      if (matrix.quantized) {
+        EXPECT_EQ(matrix.quantized->bits, bits);
+        const mx::array values = mx::abs(matrix.dense(mx::float32));
+        EXPECT_LT(mx::max(values).item<float>(), 0.0316f);
+        EXPECT_NEAR(mx::mean(values).item<float>(), 1.0f / 64, 1.0f / 512);
+      }
+    });
+    State state = model.initial_state();
+    EXPECT_TRUE(mx::all(mx::isfinite(model.forward(mx::array({1, 2, 36}, {1, 3}, mx::int32), state))).item<bool>());
+  }
+}
+
 TEST(RandomWeights, AreTheSameEachTimeAndDifferBetweenTensors) {
   const auto first = random_checkpoint(small_config(), mx::float32);
   const auto second = random_checkpoint(small_config(), mx::float32);

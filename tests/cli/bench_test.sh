@@ -24,6 +24,14 @@ if grep -q '^generation' prompt; then fail "generation was left out: $(cat promp
 MLX_MAMBA_ASSETS="$work/none" mlx_mamba bench --shape 130m --dtype bfloat16 -p 1 -n 1 --repeat 1 --json > j
 json j "d[0]['model'] == '130m' and 250 < d[0]['peak_memory_mb'] and d[0]['bits'] == 16"
 
+# Quantised, on the way or in memory.
+mlx_mamba bench --quantize 8 -p 5 -n 2 --repeat 1 --json > j 2> /dev/null
+json j "d[0]['bits'] == 8 and d[0]['dtype'] == 'float32'"
+MLX_MAMBA_ASSETS="$work/none" mlx_mamba bench --shape 130m --quantize 4 --dtype bfloat16 -p 1 -n 1 --repeat 1 --json > j
+json j "d[0]['bits'] == 4 and d[0]['dtype'] == 'bfloat16' and 70 < d[0]['peak_memory_mb'] < 73 * 1.15 + 100"
+expect_error 2 "quantize must be 8 or 4 but is \"3\"" bench --quantize 3
+expect_error 2 "group-size goes with --quantize" bench --group-size 32
+
 # A model without a tokenizer will do.
 tiny_model tiny
 mlx_mamba bench --model tiny -p 5 -n 2 --repeat 1 > /dev/null 2> err

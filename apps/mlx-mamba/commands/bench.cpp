@@ -10,6 +10,7 @@
 #include "apps/mlx-mamba/console.h"
 #include "apps/mlx-mamba/json_output.h"
 #include "apps/mlx-mamba/model_options.h"
+#include "apps/mlx-mamba/quantize_options.h"
 #include "mamba/base/error.h"
 #include "mamba/base/memory.h"
 #include "mamba/base/threads.h"
@@ -28,6 +29,7 @@ namespace mx = mlx::core;
 struct Options {
   ModelOptions model;
   std::optional<std::string> shape;
+  QuantizeOptions quantize;
   generate::BenchmarkSettings settings;
   bool json = false;
 };
@@ -45,20 +47,37 @@ struct Measured {
   double operations_per_second = 0;  // the machine's
 };
 
-models::MambaLM random_model(const std::string& shape, mx::Dtype dtype) {
-  const models::Config config = models::published_shape(shape);
+models::MambaLM random_model(const std::string& shape, mx::Dtype dtype, const QuantizeOptions& quantize) {
+  models::Config config = models::published_shape(shape);
+  // Codes are made at once: no memory ever holds the floats. Which matrices stay float only quantising itself can tell.
+  if (quantize.bits && !quantize.keep) {
+    const quant::Settings settings = quantize_settings(*quantize.bits, quantize.group_size, {});
+    config.quantization = models::QuantizationConfig{.common = {settings.group_size, settings.bits}};
+  }
   models::MambaLM model(config);
-  models::load_parameters(*models::random_checkpoint(config, dtype), model);
+  models::load_parameters(*models::random_checkpoint(config, dtype), model, dtype);
   model.prepare();
   return model;
 }
 
 models::MambaLM load(const Options& o) {
-  if (!o.shape) {
-    return o.model.load(ModelOptions::TokenizerIs::kUnwanted).model;
+  const auto floats = [&] {
+    if (!o.shape) {
+      return o.model.load(ModelOptions::TokenizerIs::kUnwanted).model;
+    }
+    o.model.prepare_machine();
+    return random_model(*o.shape, models::parse_dtype(o.model.dtype.value_or("float32")), o.quantize);
+  };
+  models::MambaLM model = floats();
+  if (!o.shape || o.quantize.keep) {
+    o.quantize.apply(model);
   }
-  o.model.prepare_machine();
-  return random_model(*o.shape, models::parse_dtype(o.model.dtype.value_or("float32")));
+  return model;
+}
+
+int bits_of(const models::MambaLM& model) {
+  const auto& quantization = model.config().quantization;
+  return quantization ? quantization->common.bits : static_cast<int>(model.dtype().size()) * 8;
 }
 
 double median(std::vector<double> values) {
@@ -143,6 +162,7 @@ int run(const Options& o) {
   if (o.shape && o.model.model) {
     throw UsageError("give one of --model and --shape");
   }
+  o.quantize.check();
   const generate::BenchmarkSettings& s = o.settings;
   if (s.prompt_tokens == 0 && s.generated_tokens == 0) {
     throw UsageError("nothing is left to measure: give --prompt-tokens or --generate-tokens more than 0");
@@ -153,14 +173,25 @@ int run(const Options& o) {
   m.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   m.model = o.shape ? *o.shape : o.model.name();
   m.dtype = models::dtype_name(model.dtype());
-  m.bits = static_cast<int>(model.dtype().size()) * 8;
+  m.bits = bits_of(model);
   m.weights = generate::weight_bytes(model);
   m.prompt_work = generate::prompt_work(model, s);
   m.generation_work = generate::generation_work(model, s);
-  m.speeds = generate::measure_speeds(model, s, check_interrupted);
-  m.peak_memory = peak_memory_bytes();  // before the limits, which take memory of their own
-  m.bytes_per_second = generate::measure_reading(m.weights);
-  m.operations_per_second = generate::measure_arithmetic(model.dtype());
+  std::optional<generate::ReadingMeter> reading;
+  std::optional<generate::ArithmeticMeter> arithmetic;
+  std::vector<double> bytes_per_second, operations_per_second;
+  const auto measure_limits = [&] {
+    if (!reading) {
+      m.peak_memory = peak_memory_bytes();  // before the meters, which hold memory of their own
+      reading.emplace(m.weights);
+      arithmetic.emplace(model.dtype());
+    }
+    bytes_per_second.push_back(reading->measure());
+    operations_per_second.push_back(arithmetic->measure());
+  };
+  m.speeds = generate::measure_speeds(model, s, {.before_step = check_interrupted, .after_pass = measure_limits});
+  m.bytes_per_second = median(bytes_per_second);
+  m.operations_per_second = median(operations_per_second);
   put(o.json ? json_line(to_json(m, s)) : to_table(m, s));
   return 0;
 }
@@ -173,6 +204,7 @@ std::function<int()> declare(OptionTable& table) {
   table.choice("--shape", "SHAPE", models::shape_names(), &o->shape,
                "random weights of this published size instead, made in memory: 130m, 370m, 790m, 1.4b or 2.8b");
   o->model.declare_dtype(table);
+  o->quantize.declare(table);
   o->model.declare_machine(table);
   table.group("Work");
   table.integer(
@@ -197,11 +229,11 @@ std::function<int()> declare(OptionTable& table) {
 const Command kBench = {
     "bench", "Measures how fast a model reads prompts and writes text.",
     "Speeds are tokens of all sequences per second, medians with their range. Beside each stands how near it comes to "
-    "what the machine can do: reading as many bytes as the weights have, or multiplying large matrices, measured in "
-    "the "
-    "same run with the same threads.",
+    "what the machine can do: reading as many bytes as the weights have, or multiplying large matrices, measured "
+    "between the passes with the same threads.",
     "  mlx-mamba bench --shape 130m\n"
     "  mlx-mamba bench --shape 1.4b --dtype bfloat16 -p 512 -n 64 -b 8\n"
+    "  mlx-mamba bench --shape 130m --quantize 4\n"
     "  mlx-mamba bench --model state-spaces/mamba-370m --repeat 9 --json\n",
     declare};
 
