@@ -21,49 +21,16 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import time
 from importlib.metadata import version
 from types import SimpleNamespace
 
+from measuring import OtherLoad, machine, program, shown
+
 CHANNELS, STATES = 1536, 16
 OURS = ("kernel", "blelloch", "loop")
 PASSES = ("forward", "backward")
-
-
-def machine():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        fields = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = fields.get("flags", "").split()
-    units = [name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("amx_tile", "AMX")) if flag in flags]
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {fields.get('model name')} (family {fields.get('cpu family')}, model {fields.get('model')}), {', '.join(units)}"
-
-
-class OtherLoad:
-    """The share of all processors that processes other than this one and its children have had since it was made."""
-
-    def __init__(self):
-        self.start = self.now()
-
-    @staticmethod
-    def now():
-        with open("/proc/stat", encoding="utf-8") as file:
-            ticks = [int(n) for n in file.readline().split()[1:9]]
-        busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
-        return busy - sum(os.times()[:4]), sum(ticks) / os.sysconf("SC_CLK_TCK")
-
-    def share(self):
-        busy, total = (b - a for a, b in zip(self.start, self.now()))
-        return max(0.0, busy / max(total, 1e-9))
-
-
-def program(*arguments):
-    """Output of a program. A process inherits the peak memory of the one that started it, so a small shell does."""
-    arguments = [str(a) for a in arguments]
-    return subprocess.run(["sh", "-c", '"$@"; exit $?', "sh", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def ours(folder, scan, which, length, runs):
@@ -96,10 +63,6 @@ class Mambapy:
             if which == "backward":
                 y.backward(self.cotangent)
         return time.perf_counter() - start
-
-
-def shown(values, scale=1000.0, digits=1):
-    return f"{statistics.median(values) * scale:.{digits}f} ({min(values) * scale:.{digits}f}-{max(values) * scale:.{digits}f})"
 
 
 def compare_scan(args):
