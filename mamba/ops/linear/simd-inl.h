@@ -33,11 +33,12 @@ HWY_INLINE VF load_float(const T* p) {
   return hn::PromoteTo(DF(), hn::LoadU(hn::Rebind<T, DF>(), p));
 }
 
-// The first `count` < kLanes elements, then zeros.
+// The first `count` <= kLanes elements, then zeros.
 template <typename T>
 HWY_INLINE VF load_float_part(const T* p, int64_t count) {
   HWY_ALIGN T part[kLanes] = {};
-  std::memcpy(part, p, static_cast<size_t>(count) * sizeof(T));
+  // The bound is for GCC, which otherwise sees a copy of two into one lane.
+  std::memcpy(part, p, static_cast<size_t>(std::min(count, kLanes)) * sizeof(T));
   return load_float(part);
 }
 
