@@ -36,10 +36,13 @@ HWY_INLINE VF load_float(const T* p) {
 // The first `count` <= kLanes elements, then zeros.
 template <typename T>
 HWY_INLINE VF load_float_part(const T* p, int64_t count) {
-  HWY_ALIGN T part[kLanes] = {};
-  // The bound is for GCC, which otherwise sees a copy of two into one lane.
-  std::memcpy(part, p, static_cast<size_t>(std::min(count, kLanes)) * sizeof(T));
-  return load_float(part);
+  if constexpr (kLanes == 1) {  // GCC would see a copy of two into one lane
+    return count > 0 ? load_float(p) : hn::Zero(DF());
+  } else {
+    HWY_ALIGN T part[kLanes] = {};
+    std::memcpy(part, p, static_cast<size_t>(count) * sizeof(T));
+    return load_float(part);
+  }
 }
 
 HWY_INLINE void store_float(VF v, float* p) {
