@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Draws docs/images/cpu_*.svg from the figures of bench/peers/run.py, and prints the tables of docs/performance.md.
 
-    bench/peers/plot.py speeds.json lengths.json docs/images
+    bench/peers/plot.py --speeds speeds.json --lengths lengths.json --out docs/images
+
+Several files of a kind, say one for each precision, are taken together.
 """
+import argparse
 import json
 import math
 import os
@@ -136,19 +139,34 @@ def tables(speeds, lengths):
     for p in lengths["points"]:
         if p["side"] == "mlx-mamba":
             peer = [q for q in lengths["points"] if q["side"] == "llama.cpp" and (q["length"], q["precision"]) == (p["length"], p["precision"])]
-            print(f'| {p["length"]:,} | {p["precision"]} | {p["prompt"]:.0f} | {p["generation"]:.1f} | {p["peak_memory_mb"]:.0f} MB | '
-                  f'{peer[0]["prompt"] if peer else float("nan"):.0f} |'.replace("nan", ""))
+            beside = f'{peer[0]["prompt"]:.0f}' if peer else ""
+            print(f'| {p["length"]:,} | {p["precision"]} | {p["prompt"]:.0f} | {p["generation"]:.1f} | {p["peak_memory_mb"]:.0f} MB | {beside} |')
+
+
+def joined(paths, key):
+    """The first file with the points of all, each measured thing once: the first counts."""
+    data = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            data.append(json.load(file))
+    points = {}
+    for of_file in data:
+        for p in of_file["points"]:
+            points.setdefault(tuple(p[k] for k in key), p)
+    return {**data[0], "points": list(points.values())}
 
 
 def main():
-    speeds_path, lengths_path, folder = sys.argv[1:]
-    with open(speeds_path, encoding="utf-8") as file:
-        speeds = json.load(file)
-    with open(lengths_path, encoding="utf-8") as file:
-        lengths = json.load(file)
-    draw_speeds(speeds, os.path.join(folder, "cpu_speeds.svg"))
-    draw_roofline(speeds, os.path.join(folder, "cpu_limits.svg"))
-    draw_lengths(lengths, os.path.join(folder, "cpu_lengths.svg"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speeds", nargs="+", required=True)
+    parser.add_argument("--lengths", nargs="+", required=True)
+    parser.add_argument("--out", required=True, help="a folder")
+    args = parser.parse_args()
+    speeds = joined(args.speeds, ("precision", "what", "side"))
+    lengths = joined(args.lengths, ("precision", "length", "side"))
+    draw_speeds(speeds, os.path.join(args.out, "cpu_speeds.svg"))
+    draw_roofline(speeds, os.path.join(args.out, "cpu_limits.svg"))
+    draw_lengths(lengths, os.path.join(args.out, "cpu_lengths.svg"))
     tables(speeds, lengths)
 
 

@@ -4,7 +4,7 @@
     bench/peers/install
     build/peers/bin/python bench/peers/run.py speeds build/release/bin/mlx-mamba MODELS --shape 130m --out speeds.json
     build/peers/bin/python bench/peers/run.py lengths build/release/bin/mlx-mamba MODELS --out lengths.json
-    build/peers/bin/python bench/peers/plot.py speeds.json lengths.json docs/images
+    build/peers/bin/python bench/peers/plot.py --speeds speeds.json --lengths lengths.json --out docs/images
 
 MODELS is a folder for random models, made on first use (bench/peers/make_model.py). speeds: a prompt of 512, 128 tokens
 after it, and 8 sequences at once, in float32, bfloat16, 8 and 4 bits; ratios pair by pair. lengths: prompts of growing

@@ -38,10 +38,11 @@ class Transformers:
 
 
 class Mambapy:
+    """Its stack of blocks between embeddings and an output layer of our own: its language model needs CUDA packages."""
+
     def __init__(self, folder, threads):
         import torch
-        from mambapy.lm import LM
-        from mambapy.mamba import MambaConfig
+        from mambapy.mamba import Mamba, MambaConfig
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
@@ -49,22 +50,23 @@ class Mambapy:
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
             config = json.load(file)
         self.vocabulary = config["vocab_size"]
-        self.model = LM(MambaConfig(d_model=config["hidden_size"], n_layers=config["num_hidden_layers"]), self.vocabulary).eval()
+        self.config = MambaConfig(d_model=config["hidden_size"], n_layers=config["num_hidden_layers"])
+        self.blocks = Mamba(self.config).eval()
+        self.embeddings = torch.nn.Embedding(self.vocabulary, config["hidden_size"])
+
+    def token_of(self, hidden):
+        return (hidden @ self.embeddings.weight.T).argmax(-1)
 
     def run(self, prompt, new):
         # A prompt by its parallel scan, which keeps no state; a step's cost does not depend on the state's values.
         start = time.perf_counter()
-        self.model(self.torch.tensor([prompt]))
+        token = self.token_of(self.blocks(self.embeddings(self.torch.tensor([prompt])))[:, -1])
         middle = time.perf_counter()
-        config = self.model.mamba.config if hasattr(self.model, "mamba") else self.model.core.config
-        inner = config.d_inner
-        caches = [(None, self.torch.zeros(1, inner, config.d_conv - 1)) for _ in range(config.n_layers)]
-        token = self.torch.tensor([prompt[-1]])
-        second = time.perf_counter()
+        caches = [(None, self.torch.zeros(1, self.config.d_inner, self.config.d_conv - 1)) for _ in range(self.config.n_layers)]
         for _ in range(new):
-            logits, caches = self.model.step(token, caches)
-            token = logits.reshape(1, -1).argmax(-1)
-        return middle - start, time.perf_counter() - second
+            hidden, caches = self.blocks.step(self.embeddings(token), caches)
+            token = self.token_of(hidden)
+        return middle - start, time.perf_counter() - middle
 
 
 class MlxLm:
