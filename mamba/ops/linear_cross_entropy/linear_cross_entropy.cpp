@@ -110,23 +110,23 @@ LinearCrossEntropyGradients linear_cross_entropy_gradients(const mx::array& x, c
                                                            mx::StreamOrDevice s) {
   linear_cross_entropy_detail::check_arguments(x, weight, targets);
   const mx::Stream stream = mx::to_stream(s);
-  const auto [factor, counted] = weighted(targets, options, s);
-  const mx::array cotangent = mx::broadcast_to(mx::multiply(factor, mx::array(scale), s), targets.shape(), s);
+  const Weighted tokens = weighted(targets, options, s);
+  const mx::array cotangent = mx::broadcast_to(mx::multiply(tokens.factor, mx::array(scale), s), targets.shape(), s);
 #ifndef __APPLE__
   if (on_cpu(stream)) {
     linear_cross_entropy_detail::Gradients gradients = linear_cross_entropy_detail::forward_and_backward(
-        x, weight, counted, cotangent, options.ignore_index, true, of_weight, stream);
-    return {.losses = mx::multiply(factor, gradients.log_probabilities, s),
+        x, weight, tokens.targets, cotangent, options.ignore_index, true, of_weight, stream);
+    return {.losses = mx::multiply(tokens.factor, gradients.log_probabilities, s),
             .x = *std::move(gradients.x),
             .weight = std::move(gradients.weight)};
   }
 #endif
   const auto log_probabilities = [&](const std::vector<mx::array>& in) -> std::vector<mx::array> {
-    return {linear_log_probability(in[0], in.size() > 1 ? in[1] : weight, counted, options.ignore_index, s)};
+    return {linear_log_probability(in[0], in.size() > 1 ? in[1] : weight, tokens.targets, options.ignore_index, s)};
   };
   const std::vector<mx::array> primals = of_weight ? std::vector{x, weight} : std::vector{x};
   auto [values, gradients] = mx::vjp(log_probabilities, primals, {cotangent});
-  LinearCrossEntropyGradients result{.losses = mx::multiply(factor, values[0], s), .x = gradients[0]};
+  LinearCrossEntropyGradients result{.losses = mx::multiply(tokens.factor, values[0], s), .x = gradients[0]};
   if (of_weight) {
     result.weight = gradients[1];
   }
