@@ -61,7 +61,7 @@ class QuantizedWeights : public Weights {
 
   int64_t workspace(int64_t rows, int64_t sequences, Float x) const override {
     const int64_t many = tile_floats() + linear_detail::multiply_workspace(rows, sequences, k, x, tile_type(x));
-    return std::max(many, few_rows_workspace(rows, k, weight_.group_size));
+    return std::max(many, few_rows_workspace(rows, k));
   }
 
   void few(const Rows& x, const float* bias, const OutRows& y, float* workspace) const override {

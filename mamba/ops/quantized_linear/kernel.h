@@ -27,7 +27,7 @@ struct Quantized {
 };
 
 // Floats of workspace for `rows` rows of x.
-int64_t few_rows_workspace(int64_t rows, int64_t k, int64_t group_size);
+int64_t few_rows_workspace(int64_t rows, int64_t k);
 
 // y[i][j] = sum over k of x[i][k] W[j][k] + bias[j]; each the same whatever the other rows are. The codes are read
 // once for every few rows of x. `bias` may be null. `workspace` is locked by the caller. Does not throw.

@@ -142,7 +142,7 @@ TEST(QuantizedLinear, WalksLongSumsInSegmentsAndWideWeightsInTiles) {
   }
 }
 
-// All rows of one sign, where codes that were not centred would cancel.
+// All rows of one sign, where a scaled sum of codes and a sum of biases would be large and cancel.
 TEST(QuantizedLinear, KeepsPrecisionWhereXHasAMean) {
   for (const int bits : kBits) {
     const QuantizedWeight weight = random_weight(40, 512, 64, bits);

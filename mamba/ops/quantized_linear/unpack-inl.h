@@ -22,10 +22,9 @@ using DU = hn::RebindToUnsigned<DF>;
 using VU = hn::Vec<DU>;
 inline constexpr int64_t kLanes = simd::kLanes;
 
-// Integers below 2^23 beside the exponent of 2^23 are floats 2^23 + i: an or and a subtraction convert and centre.
-HWY_INLINE VF centred(VU code, float middle) {
-  const VF shifted = hn::BitCast(DF(), hn::Or(code, hn::Set(DU(), 0x4B000000u)));
-  return hn::Sub(shifted, hn::Set(DF(), 8388608.0f + middle));
+// Of integers below 2^31.
+HWY_INLINE VF small_to_float(VU code) {
+  return hn::ConvertTo(DF(), hn::BitCast(hn::RebindToSigned<DF>(), code));
 }
 
 // kLanes codes of 8 bits, in order.

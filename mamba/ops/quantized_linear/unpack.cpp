@@ -15,12 +15,12 @@ namespace HWY_NAMESPACE {
 // kLanes codes from element `at` on, as floats.
 HWY_INLINE VF codes_at(const uint8_t* row, int64_t at, int64_t bits) {
   if (bits == 8) {
-    return centred(load_bytes(row + at), 0.0f);
+    return small_to_float(load_bytes(row + at));
   }
 #if HWY_TARGET == HWY_SCALAR
   return hn::Set(DF(), static_cast<float>(row[at / 2] >> (at % 2 * 4) & 15));
 #else
-  return centred(load_nibbles(row + at / 2), 0.0f);
+  return small_to_float(load_nibbles(row + at / 2));
 #endif
 }
 
