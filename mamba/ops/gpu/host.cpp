@@ -43,6 +43,7 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Waiting waiting = Waiting::kNothing;
+  bool begun = false;
   int64_t shared_used = 0;
   int shuffles = 0;
   void* sanitizer = nullptr;
@@ -59,6 +60,7 @@ struct Group {
   int current = 0;
   ucontext_t scheduler;
   std::exception_ptr failure;
+  bool abandoned = false;
   void* scheduler_sanitizer = nullptr;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
@@ -82,6 +84,9 @@ void after_switch([[maybe_unused]] void* saved, [[maybe_unused]] const void** st
 #endif
 }
 
+// Thrown in a thread whose launch has failed, to free what it holds.
+struct Abandoned {};
+
 void wait_for(Waiting what) {
   Fiber& self = group->fibers[static_cast<size_t>(group->current)];
   self.waiting = what;
@@ -90,12 +95,17 @@ void wait_for(Waiting what) {
                 group->scheduler_sanitizer);
   swapcontext(&self.context, &group->scheduler);
   after_switch(saved, nullptr, nullptr);
+  if (group->abandoned) {
+    throw Abandoned();
+  }
 }
 
 void fiber_main() {
   after_switch(nullptr, &group->scheduler_stack, &group->scheduler_stack_bytes);
   try {
     group->body(*group->launch);
+  } catch (const Abandoned&) {
+    // The launch has its error already.
   } catch (...) {
     group->failure = std::current_exception();
   }
@@ -106,6 +116,7 @@ void resume(int thread) {
   group->current = thread;
   Fiber& fiber = group->fibers[static_cast<size_t>(thread)];
   fiber.waiting = Waiting::kNothing;
+  fiber.begun = true;
   void* saved = nullptr;
   before_switch(&saved, fiber.stack.get(), kStackBytes, fiber.sanitizer);
   swapcontext(&group->scheduler, &fiber.context);
@@ -128,6 +139,7 @@ void start_fibers() {
   for (int i = 0; i < threads; ++i) {
     Fiber& fiber = group->fibers[static_cast<size_t>(i)];
     fiber.waiting = Waiting::kNothing;
+    fiber.begun = false;
     fiber.shared_used = 0;
     fiber.shuffles = 0;
     getcontext(&fiber.context);
@@ -184,8 +196,39 @@ void advance(int64_t turn) {
   }
 }
 
-std::unique_ptr<Group> make_group(Body body, const Launch& launch) {
-  auto made = std::make_unique<Group>();
+// Makes `of` the group at work for as long as this lives.
+class AtWork {
+ public:
+  explicit AtWork(Group& of) { group = &of; }
+  ~AtWork() { group = nullptr; }
+  AtWork(const AtWork&) = delete;
+  AtWork& operator=(const AtWork&) = delete;
+};
+
+// Lets threads that still wait for others come to an end.
+struct EndGroup {
+  void operator()(Group* of) const {
+    {
+      const AtWork at_work(*of);
+      of->abandoned = true;
+      bool any = false;
+      for (size_t i = 0; i < of->fibers.size(); ++i) {
+        if (of->fibers[i].begun && of->fibers[i].waiting != Waiting::kDone) {
+          resume(static_cast<int>(i));
+          any = true;
+        }
+      }
+      if (any) {
+        end_fibers();
+      }
+    }
+    delete of;
+  }
+};
+using OwnedGroup = std::unique_ptr<Group, EndGroup>;
+
+OwnedGroup make_group(Body body, const Launch& launch) {
+  OwnedGroup made(new Group);
   made->launch = &launch;
   made->body = body;
   made->fibers.resize(static_cast<size_t>(launch.threads));
@@ -201,15 +244,6 @@ std::unique_ptr<Group> make_group(Body body, const Launch& launch) {
 #endif
   return made;
 }
-
-// Makes `of` the group at work for as long as this lives.
-class AtWork {
- public:
-  explicit AtWork(Group& of) { group = &of; }
-  ~AtWork() { group = nullptr; }
-  AtWork(const AtWork&) = delete;
-  AtWork& operator=(const AtWork&) = delete;
-};
 
 // True when the group has come to its end, false when it waits for the others.
 bool run_group(Group& of, int64_t turn, bool begins) {
@@ -347,8 +381,8 @@ void run(Body body, const Launch& launch) {
         "a GPU group of {} threads is not a power of two of at least {}", threads, kSimdWidth);
   static thread_local int64_t turn = 0;
   // Groups that wait for all others stay as they are; one that has ended makes room for the next.
-  std::vector<std::unique_ptr<Group>> waiting;
-  std::unique_ptr<Group> next;
+  std::vector<OwnedGroup> waiting;
+  OwnedGroup next;
   size_t ended = 0;
   for (int z = 0; z < launch.groups[2]; ++z) {
     for (int y = 0; y < launch.groups[1]; ++y) {
@@ -369,7 +403,7 @@ void run(Body body, const Launch& launch) {
   }
   while (!waiting.empty()) {
     check(ended == 0, "a GPU kernel's grid barrier is not reached by all groups");
-    for (const std::unique_ptr<Group>& one : waiting) {
+    for (const OwnedGroup& one : waiting) {
       ended += run_group(*one, turn++, false) ? 1 : 0;
     }
     if (ended == waiting.size()) {
