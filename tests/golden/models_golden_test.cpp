@@ -17,12 +17,15 @@
 #include "mamba/generate/sampler.h"
 #include "mamba/generate/score.h"
 #include "mamba/models/registry.h"
+#include "tests/golden/in_pieces.h"
 
 namespace mamba {
 namespace {
 
 namespace fs = std::filesystem;
 namespace mx = mlx::core;
+using testing::in_pieces;
+using testing::largest_difference;
 
 constexpr float kTolerance = 2e-4f;
 
@@ -47,21 +50,6 @@ std::vector<std::string> cases() {
 
 Tensors golden_of(const std::string& name) {
   return mx::load_safetensors((golden_folder() / "models" / name / "golden.safetensors").string()).first;
-}
-
-float largest_difference(const mx::array& a, const mx::array& b) {
-  return mx::max(mx::abs(mx::subtract(a, b))).item<float>();
-}
-
-// Logits of `tokens` (B, L), fed in pieces of `step`.
-mx::array in_pieces(const models::MambaLM& model, const mx::array& tokens, int step) {
-  models::State state = model.initial_state(tokens.shape(0));
-  std::vector<mx::array> parts;
-  for (int first = 0; first < tokens.shape(1); first += step) {
-    const int last = std::min(tokens.shape(1), first + step);
-    parts.push_back(model.forward(mx::contiguous(mx::slice(tokens, {0, first}, {tokens.shape(0), last})), state));
-  }
-  return mx::concatenate(parts, 1);
 }
 
 class ModelGolden : public ::testing::TestWithParam<std::string> {

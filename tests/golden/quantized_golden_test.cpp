@@ -11,12 +11,15 @@
 #include "mamba/base/temporary_directory.h"
 #include "mamba/models/dequantize.h"
 #include "mamba/models/registry.h"
+#include "tests/golden/in_pieces.h"
 
 namespace mamba {
 namespace {
 
 namespace fs = std::filesystem;
 namespace mx = mlx::core;
+using testing::in_pieces;
+using testing::largest_difference;
 
 constexpr float kTolerance = 2e-4f;  // absolute, on logits of order 10: that of the other golden models
 
@@ -29,22 +32,10 @@ std::vector<std::string> cases() {
   return read_json(golden_folder() / "manifest.json").at("cases").get<std::vector<std::string>>();
 }
 
-float largest_difference(const mx::array& a, const mx::array& b) {
-  return mx::max(mx::abs(mx::subtract(a, b))).item<float>();
-}
-
 class QuantizedGolden : public ::testing::TestWithParam<std::string> {
  protected:
   // Logits in pieces of `step` tokens.
-  mx::array logits_of(const models::MambaLM& model, int step) const {
-    models::State state = model.initial_state(tokens.shape(0));
-    std::vector<mx::array> parts;
-    for (int first = 0; first < tokens.shape(1); first += step) {
-      const int last = std::min(tokens.shape(1), first + step);
-      parts.push_back(model.forward(mx::contiguous(mx::slice(tokens, {0, first}, {tokens.shape(0), last})), state));
-    }
-    return mx::concatenate(parts, 1);
-  }
+  mx::array logits_of(const models::MambaLM& model, int step) const { return in_pieces(model, tokens, step); }
 
   const fs::path folder = golden_folder() / GetParam();
   const std::unordered_map<std::string, mx::array> golden =

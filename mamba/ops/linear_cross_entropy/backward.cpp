@@ -277,11 +277,7 @@ class LinearLogProbabilityGradient : public mx::Primitive {
       encoder.set_output_array(out);
     }
     const auto job = std::make_shared<GradientJob>();
-    job->logits.x = linear_detail::rows_of(x);
-    job->logits.weight = linear_detail::matrix_of(weight);
-    job->logits.words = weight.shape(0);
-    job->logits.width = weight.shape(1);
-    job->logits.targets = targets.data<int32_t>();
+    job->logits.read_from(x, weight, targets);
     job->ignore_index = ignore_index_;
     job->cotangent = cotangent.data<float>();
     job->log_probabilities = outputs[0].data<float>();

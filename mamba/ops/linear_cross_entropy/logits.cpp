@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "mamba/base/threads.h"
+#include "mamba/ops/linear/sequences.h"
 
 namespace mamba::ops::linear_cross_entropy_detail {
 
@@ -28,6 +29,15 @@ linear_detail::Matrix rows_from(const linear_detail::Matrix& matrix, int64_t beg
   linear_detail::Matrix part = matrix;
   part.data = static_cast<const std::byte*>(matrix.data) + begin * matrix.stride * size_of(matrix.type);
   return part;
+}
+
+void Logits::read_from(const mlx::core::array& x_array, const mlx::core::array& weight_array,
+                       const mlx::core::array& target_array) {
+  x = linear_detail::rows_of(x_array);
+  weight = linear_detail::matrix_of(weight_array);
+  words = weight_array.shape(0);
+  width = weight_array.shape(1);
+  targets = target_array.data<int32_t>();
 }
 
 void Logits::reserve() {

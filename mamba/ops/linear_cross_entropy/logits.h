@@ -1,6 +1,8 @@
 // Inside linear_cross_entropy: the logits of a block of tokens, word block by word block, and their softmax.
 #pragma once
 
+#include <mlx/array.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -20,7 +22,7 @@ void point_to_block(float* block, int64_t stride, int64_t rows, linear_detail::O
 // Rows [begin, begin + count) of a matrix.
 linear_detail::Matrix rows_from(const linear_detail::Matrix& matrix, int64_t begin);
 
-// reserve() once, then run() any number of times, without allocating.
+// read_from() and reserve() once, then run() any number of times, without allocating.
 class Logits {
  public:
   linear_detail::Rows x;
@@ -29,6 +31,8 @@ class Logits {
   int64_t width = 0;
   const int32_t* targets = nullptr;
 
+  // Reads from these, whose rows are contiguous and whose memory must outlive this.
+  void read_from(const mlx::core::array& x, const mlx::core::array& weight, const mlx::core::array& targets);
   void reserve();
 
   // The logits of `count` <= kBlockTokens tokens, `tokens` their rows in x: token i's begin at memory + i * stride. All

@@ -9,7 +9,6 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
-#include "mamba/ops/linear/sequences.h"
 #include "mamba/ops/linear_cross_entropy/logits.h"
 
 namespace mamba::ops::linear_cross_entropy_detail {
@@ -68,11 +67,7 @@ class LinearLogProbability : public mx::Primitive {
     }
     encoder.set_output_array(outputs[0]);
     const auto job = std::make_shared<ForwardJob>();
-    job->logits.x = linear_detail::rows_of(x);
-    job->logits.weight = linear_detail::matrix_of(weight);
-    job->logits.words = weight.shape(0);
-    job->logits.width = weight.shape(1);
-    job->logits.targets = targets.data<int32_t>();
+    job->logits.read_from(x, weight, targets);
     job->ignore_index = ignore_index_;
     job->log_probabilities = outputs[0].data<float>();
     job->reserve();
