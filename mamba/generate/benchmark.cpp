@@ -61,8 +61,7 @@ Speeds measure_speeds(const models::MambaLM& model, const BenchmarkSettings& set
   const auto [prompt, generated, sequences, repeats] = settings;
   check(prompt >= 0 && generated >= 0 && sequences >= 1 && repeats >= 1,
         "[benchmark] {} prompt tokens, {} generated, {} sequences, {} repeats: the first two must be 0 or more, the "
-        "others "
-        "1 or more",
+        "others 1 or more",
         prompt, generated, sequences, repeats);
   run_pass(model, std::min<int64_t>(prompt, models::MambaLM::kChunk), std::min<int64_t>(generated, 4), sequences,
            hooks.before_step);

@@ -138,17 +138,31 @@ class ThreadScratch {
 struct Block {
   int64_t row;  // of the product
   int64_t rows;
-  int64_t packed;  // row of the packed copy
+  int64_t packed;      // row of the packed copy
+  int64_t out_stride;  // elements from one row of the results to the next; -1 where they differ
 };
 
-std::vector<Block> blocks_of(const std::vector<int64_t>& groups) {
+int64_t stride_of(const OutRows& out, int64_t first, int64_t rows) {
+  const auto at = [&](int64_t row) {
+    return static_cast<const std::byte*>(out.rows[static_cast<size_t>(first + row)]);
+  };
+  const int64_t bytes = rows > 1 ? at(1) - at(0) : -1;
+  for (int64_t row = 2; row < rows; ++row) {
+    if (at(row) - at(row - 1) != bytes) {
+      return -1;
+    }
+  }
+  return bytes % size_of(out.type) == 0 ? bytes / size_of(out.type) : -1;
+}
+
+std::vector<Block> blocks_of(const std::vector<int64_t>& groups, const OutRows& out) {
   std::vector<Block> blocks;
   int64_t row = 0;
   int64_t packed = 0;
   for (const int64_t group : groups) {
     for (int64_t done = 0; done < group; done += kBlockRows) {
       const int64_t rows = std::min(kBlockRows, group - done);
-      blocks.push_back({.row = row, .rows = rows, .packed = packed});
+      blocks.push_back({.row = row, .rows = rows, .packed = packed, .out_stride = stride_of(out, row, rows)});
       row += rows;
       packed += padded_rows(rows);
     }
@@ -201,23 +215,10 @@ struct Tile {
   // Where oneDNN can leave the results themselves: whole blocks, rows at equal distances, of a dtype that it writes.
   bool direct() const {
     return block.rows == padded_rows(block.rows) && product.bias == nullptr && product.addend.rows.empty() &&
-           product.out.type != Float::kFloat16 && out_stride() >= columns();
+           product.out.type != Float::kFloat16 && block.out_stride >= columns();
   }
   void* out() const {
     return static_cast<std::byte*>(product.out.rows[static_cast<size_t>(block.row)]) + n * size_of(product.out.type);
-  }
-  // Elements from one row of the results to the next; -1 where they differ.
-  int64_t out_stride() const {
-    const auto at = [&](int64_t row) {
-      return static_cast<const std::byte*>(product.out.rows[static_cast<size_t>(block.row + row)]);
-    };
-    const int64_t bytes = at(1) - at(0);
-    for (int64_t row = 2; row < block.rows; ++row) {
-      if (at(row) - at(row - 1) != bytes) {
-        return -1;
-      }
-    }
-    return bytes % size_of(product.out.type) == 0 ? bytes / size_of(product.out.type) : -1;
   }
   Shape shape() const {
     const bool in_place = direct();
@@ -227,7 +228,7 @@ struct Tile {
             .n_stride = n_stride(),
             .k_stride = k_stride(),
             .type = product.left.rows.type,
-            .out_stride = in_place ? out_stride() : columns(),
+            .out_stride = in_place ? block.out_stride : columns(),
             .out_type = in_place ? product.out.type : Float::kFloat32,
             .add = in_place && product.add};
   }
@@ -270,7 +271,7 @@ void multiply_tile_plainly(const Tile& tile, const T* left, const T* right) {
 
 template <typename T>
 void run(const Product& product, const std::vector<int64_t>& groups, T* packed) {
-  const std::vector<Block> blocks = blocks_of(groups);
+  const std::vector<Block> blocks = blocks_of(groups, product.out);
   const auto count = static_cast<int64_t>(blocks.size());
   const int64_t tiles = (product.n + kTileColumns - 1) / kTileColumns;
   const auto tile_of = [&](int64_t task) {
