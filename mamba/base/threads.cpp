@@ -1,15 +1,19 @@
-// The pool. A parallel_for is one job at a time. The caller publishes it in `ticket_` and works on it itself; workers
-// that are awake join by raising the ticket's count. When no range is left the caller closes the ticket, so that a
-// worker which wakes late cannot join, and waits for those who did. Workers spin for some microseconds between jobs
-// (a decode step issues one every 50 us) and then sleep: nothing spins while the process waits for its user.
+// The pool. A parallel_for is one job at a time, of one phase or several. The caller publishes it in `ticket_` and
+// works on it itself; workers that are awake join by raising the ticket's count. When no range is left the caller
+// closes the ticket, so that a worker which wakes late cannot join, and waits for those who did. Between phases a
+// thread waits for those that still have a range, never for one that has none. Workers spin for some microseconds
+// between jobs (a decode step issues one every 50 us) and then sleep: nothing spins while the process waits for its
+// user.
 
 #include "mamba/base/threads.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #ifdef __linux__
@@ -18,6 +22,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "mamba/base/error.h"
 
 namespace mamba {
 namespace {
@@ -57,21 +63,30 @@ class Pool {
     threads_ = count < 1 ? available_processors() : count;
   }
 
-  void run(int64_t count, int64_t grain, const RangeFn& body) {
+  void run(std::span<const Phase> phases, bool guided) {
     std::unique_lock<std::mutex> one_caller(caller_, std::defer_lock);
-    if (threads() == 1 || count <= grain || inside_parallel_for || !one_caller.try_lock()) {
-      for (int64_t begin = 0; begin < count; begin += grain) {
-        body(begin, std::min(count, begin + grain));
+    const bool small = phases.size() == 1 && phases[0].count <= phases[0].grain;
+    if (threads() == 1 || small || inside_parallel_for || !one_caller.try_lock()) {
+      for (const Phase& phase : phases) {
+        for (int64_t begin = 0; begin < phase.count; begin += phase.grain) {
+          phase.body(begin, std::min(phase.count, begin + phase.grain));
+        }
+        if (phase.then) {
+          (*phase.then)();
+        }
       }
       return;
     }
     if (workers_.empty()) {
       start();
     }
-    body_ = &body;
-    count_ = count;
-    grain_ = grain;
-    next_.store(0, std::memory_order_relaxed);
+    phases_ = phases;
+    guided_ = guided;
+    for (size_t i = 0; i < phases.size(); ++i) {
+      progress_[i].next.store(0, std::memory_order_relaxed);
+      progress_[i].done.store(0, std::memory_order_relaxed);
+      progress_[i].is_over.store(false, std::memory_order_relaxed);
+    }
     const uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> kEpochShift) + 1;
     ticket_.store((epoch << kEpochShift), std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
@@ -82,13 +97,7 @@ class Pool {
     work();
     inside_parallel_for = false;
     ticket_.fetch_or(kClosed, std::memory_order_acq_rel);
-    for (int spins = 0; (ticket_.load(std::memory_order_acquire) & kJoinedMask) != 0; ++spins) {
-      if (spins < kSpinsBeforeYield) {
-        pause_briefly();
-      } else {
-        std::this_thread::yield();
-      }
-    }
+    wait_until([&] { return (ticket_.load(std::memory_order_acquire) & kJoinedMask) == 0; });
   }
 
  private:
@@ -97,16 +106,64 @@ class Pool {
   static constexpr uint64_t kClosed = uint64_t{1} << 16;
   static constexpr uint64_t kJoinedMask = kClosed - 1;
 
-  void work() {
-    const RangeFn& body = *body_;
-    const int64_t count = count_;
-    const int64_t grain = grain_;
-    for (;;) {
-      const int64_t begin = next_.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) {
-        return;
+  // How far one phase is, each in cache lines of its own: a thread that looks for a range does not disturb those that
+  // wait.
+  struct Progress {
+    alignas(64) std::atomic<int64_t> next{0};
+    alignas(64) std::atomic<int64_t> done{0};
+    alignas(64) std::atomic<bool> is_over{false};
+  };
+
+  template <typename Condition>
+  static void wait_until(const Condition& holds) {
+    for (int spins = 0; !holds(); ++spins) {
+      if (spins < kSpinsBeforeYield) {
+        pause_briefly();
+      } else {
+        std::this_thread::yield();
       }
-      body(begin, std::min(count, begin + grain));
+    }
+  }
+
+  // The next range of a phase; empty when none is left.
+  std::pair<int64_t, int64_t> take_range(const Phase& phase, Progress& progress) const {
+    if (!guided_) {
+      const int64_t begin = progress.next.fetch_add(phase.grain, std::memory_order_relaxed);
+      return {begin, std::min(phase.count, begin + phase.grain)};
+    }
+    int64_t begin = progress.next.load(std::memory_order_relaxed);
+    int64_t end = begin;
+    do {
+      if (begin >= phase.count) {
+        return {begin, begin};
+      }
+      const int64_t share = (phase.count - begin) / (2 * threads()) / phase.grain;
+      end = std::min(phase.count, begin + std::max<int64_t>(1, share) * phase.grain);
+    } while (!progress.next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+    return {begin, end};
+  }
+
+  void work() {
+    for (size_t i = 0; i < phases_.size(); ++i) {
+      const Phase& phase = phases_[i];
+      Progress& progress = progress_[i];
+      for (;;) {
+        const auto [begin, end] = take_range(phase, progress);
+        if (begin >= end) {
+          break;
+        }
+        phase.body(begin, end);
+        const int64_t count = end - begin;
+        if (progress.done.fetch_add(count, std::memory_order_acq_rel) + count == phase.count) {
+          if (phase.then) {
+            (*phase.then)();
+          }
+          progress.is_over.store(true, std::memory_order_release);
+        }
+      }
+      if (i + 1 < phases_.size()) {
+        wait_until([&] { return progress.is_over.load(std::memory_order_acquire); });
+      }
     }
   }
 
@@ -176,10 +233,9 @@ class Pool {
   std::vector<std::thread> workers_;
   std::atomic<bool> stopping_{false};
 
-  const RangeFn* body_ = nullptr;
-  int64_t count_ = 0;
-  int64_t grain_ = 1;
-  alignas(64) std::atomic<int64_t> next_{0};
+  std::span<const Phase> phases_;
+  bool guided_ = false;
+  std::array<Progress, kMaxPhases> progress_;
   alignas(64) std::atomic<uint64_t> ticket_{kClosed};
 
   std::mutex sleep_mutex_;
@@ -205,8 +261,14 @@ void set_num_threads(int count) {
 
 void parallel_for(int64_t count, int64_t grain, RangeFn body) {
   if (count > 0) {
-    pool().run(count, std::max<int64_t>(grain, 1), body);
+    const Phase phase{.count = count, .grain = std::max<int64_t>(grain, 1), .body = body};
+    pool().run({&phase, 1}, false);
   }
+}
+
+void parallel_phases(std::span<const Phase> phases) {
+  check(phases.size() <= kMaxPhases, "[threads] {} phases are more than {}", phases.size(), kMaxPhases);
+  pool().run(phases, true);
 }
 
 }  // namespace mamba

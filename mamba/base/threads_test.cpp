@@ -64,6 +64,68 @@ TEST_P(Threads, NestedAndConcurrentCallsRunInline) {
   EXPECT_EQ(sum, 2 * 200 * 8 * 10);
 }
 
+TEST_P(Threads, PhasesFollowOneAnother) {
+  constexpr int64_t kCount = 1003;
+  for (int round = 0; round < 300; ++round) {
+    std::vector<int64_t> first(kCount), second(kCount);
+    int64_t sum = 0;
+    std::atomic<bool> whole_grains{true};
+    const auto fill = [&](int64_t begin, int64_t end) {
+      const bool whole = begin % 7 == 0 && (end % 7 == 0 || end == kCount);
+      whole_grains = whole_grains && whole;
+      for (int64_t i = begin; i < end; ++i) {
+        first[static_cast<size_t>(i)] += i;
+      }
+    };
+    const auto add = [&] {
+      for (const int64_t value : first) {
+        sum += value;
+      }
+    };
+    const auto spread = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        second[static_cast<size_t>(i)] = sum + first[static_cast<size_t>(kCount - 1 - i)];
+      }
+    };
+    int ends = 0;
+    const auto end = [&] { ++ends; };
+    const auto last = [&](int64_t, int64_t) { ++ends; };
+    const Phase phases[] = {{.count = kCount, .grain = 7, .body = fill, .then = add},
+                            {.count = kCount, .grain = 1, .body = spread},
+                            {.count = 1, .grain = 100, .body = last, .then = end}};
+    parallel_phases(phases);
+    EXPECT_TRUE(whole_grains);
+    EXPECT_EQ(ends, 2);
+    for (int64_t i = 0; i < kCount; ++i) {
+      ASSERT_EQ(second[static_cast<size_t>(i)], kCount * (kCount - 1) / 2 + kCount - 1 - i);
+    }
+  }
+}
+
+// Threads that wait give way to those that have work, even where there are more of both than processors.
+TEST_P(Threads, PhasesRunBesideOthers) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> others;
+  for (int i = 0; i < 2; ++i) {
+    others.emplace_back([&] {
+      while (!stop) {
+      }
+    });
+  }
+  std::atomic<int64_t> sum{0};
+  const auto body = [&](int64_t begin, int64_t end) { sum += end - begin; };
+  const Phase phase{.count = 64, .grain = 4, .body = body};
+  const std::vector<Phase> phases(kMaxPhases, phase);
+  for (int job = 0; job < 50; ++job) {
+    parallel_phases(phases);
+  }
+  stop = true;
+  for (std::thread& other : others) {
+    other.join();
+  }
+  EXPECT_EQ(sum, 50 * 64 * static_cast<int64_t>(kMaxPhases));
+}
+
 INSTANTIATE_TEST_SUITE_P(Counts, Threads, ::testing::Values(1, 2, 3, 8));
 
 }  // namespace
