@@ -14,6 +14,7 @@
 #include "hwy/highway.h"
 //
 #include "mamba/base/threads.h"
+#include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/linear/few_rows.h"
 #include "mamba/ops/linear/simd-inl.h"
 
@@ -31,8 +32,7 @@ constexpr int kColumnsOfPairs[kMaxRows] = {8, 8, 6, 6, 4, 4};
 constexpr int kColumnsOf[kMaxRows] = {8, 4, 4, 3, 2, 2};
 constexpr int kColumnsOfPairs[kMaxRows] = {8, 4, 3, 2, 2, 2};
 #endif
-constexpr int64_t kColumnStep = 24;  // a multiple of each
-constexpr int64_t kMaxRangeColumns = 120;
+static_assert(kFewColumnStep == 24, "a multiple of each");
 
 // For a line that is needed within microseconds. Rows are short: a processor that follows streams by itself has hardly
 // seen one when it ends, and memory is read a third slower. An address behind the matrix does no harm.
@@ -172,7 +172,7 @@ void dot_columns(const float* x, int64_t x_stride, const T* w, int64_t w_stride,
 template <typename T>
 void dot_range(const float* x, int64_t rows, int64_t x_stride, const T* w, int64_t w_stride, int64_t k,
                const float* bias, int64_t begin, int64_t end, const OutRows& y) {
-  HWY_ALIGN float out[kMaxRows * kMaxRangeColumns];
+  HWY_ALIGN float out[kMaxRows * kMaxFewColumns];
   w += begin * w_stride;
   constexpr decltype(&dot_columns<1, T>) kBlocks[kMaxRows] = {dot_columns<1, T>, dot_columns<2, T>, dot_columns<3, T>,
                                                               dot_columns<4, T>, dot_columns<5, T>, dot_columns<6, T>};
@@ -181,11 +181,11 @@ void dot_range(const float* x, int64_t rows, int64_t x_stride, const T* w, int64
     const int64_t blocks = (rows - row + kMaxRows - 1) / kMaxRows;
     count = (rows - row + blocks - 1) / blocks;
     const auto block = kBlocks[count - 1];
-    block(x + row * x_stride, x_stride, w, w_stride, k, end - begin, out, kMaxRangeColumns);
+    block(x + row * x_stride, x_stride, w, w_stride, k, end - begin, out, kMaxFewColumns);
     for (int64_t i = 0; i < count; ++i) {
       with_type(y.type, y.rows[static_cast<size_t>(row + i)], [&](auto* to) HWY_ATTR {
         using Out = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
-        narrow_row(out + i * kMaxRangeColumns, bias == nullptr ? nullptr : bias + begin, end - begin,
+        narrow_row(out + i * kMaxFewColumns, bias == nullptr ? nullptr : bias + begin, end - begin,
                    const_cast<Out*>(to) + begin);
       });
     }
@@ -207,30 +207,23 @@ void pair_row(float* row, int64_t padded) {
 #endif
 }
 
-void few_rows_impl(const Rows& x, const Matrix& weight, const float* bias, int64_t n, int64_t k, const OutRows& y,
-                   float* packed) {
-  const int64_t rows = x.count();
+void pack_few_impl(const Rows& x, Float weight_type, int64_t k, int64_t begin, int64_t end, float* packed) {
   const int64_t x_stride = packed_stride(k);
   const int64_t padded = (k + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes);
-  const bool paired = weight.type == Float::kBfloat16 && kPaired<hwy::bfloat16_t>;
-  parallel_for(rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(k, 1)), [&](int64_t begin, int64_t end) HWY_ATTR {
-    for (int64_t row = begin; row < end; ++row) {
-      float* to = packed + row * x_stride;
-      with_type(x.type, x.rows[static_cast<size_t>(row)], [&](auto* from) HWY_ATTR { widen_row(from, k, to, padded); });
-      if (paired) {
-        pair_row(to, padded);
-      }
+  const bool paired = weight_type == Float::kBfloat16 && kPaired<hwy::bfloat16_t>;
+  for (int64_t row = begin; row < end; ++row) {
+    float* to = packed + row * x_stride;
+    with_type(x.type, x.rows[static_cast<size_t>(row)], [&](auto* from) HWY_ATTR { widen_row(from, k, to, padded); });
+    if (paired) {
+      pair_row(to, padded);
     }
-  });
+  }
+}
 
-  // A range's weights stay in the second-level cache for all rows, and are enough work to hand out.
-  constexpr int64_t kRangeBytes = 128 * 1024;
-  const int64_t column_bytes = std::max<int64_t>(1, k * size_of(weight.type));
-  const int64_t steps =
-      std::clamp<int64_t>(kRangeBytes / column_bytes / kColumnStep, 1, kMaxRangeColumns / kColumnStep);
-  parallel_for(n, steps * kColumnStep, [&](int64_t begin, int64_t end) HWY_ATTR {
-    with_type(weight.type, weight.data,
-              [&](auto* w) HWY_ATTR { dot_range(packed, rows, x_stride, w, weight.stride, k, bias, begin, end, y); });
+void few_columns_impl(const float* packed, int64_t rows, const Matrix& weight, const float* bias, int64_t k,
+                      int64_t begin, int64_t end, const OutRows& y) {
+  with_type(weight.type, weight.data, [&](auto* w) HWY_ATTR {
+    dot_range(packed, rows, packed_stride(k), w, weight.stride, k, bias, begin, end, y);
   });
 }
 
@@ -241,11 +234,53 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mamba::ops::linear_detail {
 
-HWY_EXPORT(few_rows_impl);
+HWY_EXPORT(pack_few_impl);
+HWY_EXPORT(few_columns_impl);
+
+namespace {
+
+bool multiplies_pairs(Float x, Float weight) {
+  return x == Float::kBfloat16 && weight == Float::kBfloat16 && cpu::has_bf16_products();
+}
+
+// A range's weights stay in the second-level cache for all rows, and are enough work to hand out.
+int64_t range_columns(Float weight_type, int64_t k) {
+  constexpr int64_t kRangeBytes = 128 * 1024;
+  const int64_t column_bytes = std::max<int64_t>(1, k * size_of(weight_type));
+  return std::clamp<int64_t>(kRangeBytes / column_bytes / kFewColumnStep, 1, kMaxFewColumns / kFewColumnStep) *
+         kFewColumnStep;
+}
+
+}  // namespace
+
+void pack_few(const Rows& x, Float weight_type, int64_t k, int64_t begin, int64_t end, float* packed) {
+  if (multiplies_pairs(x.type, weight_type)) {
+    return bf16::pack(x, k, begin, end, packed);
+  }
+  HWY_DYNAMIC_DISPATCH(pack_few_impl)(x, weight_type, k, begin, end, packed);
+}
+
+void few_columns(const float* packed, int64_t rows, Float x_type, const Matrix& weight, const float* bias, int64_t k,
+                 int64_t begin, int64_t end, const OutRows& y) {
+  const bool pairs = multiplies_pairs(x_type, weight.type);
+  const int64_t step = range_columns(weight.type, k);
+  for (int64_t first = begin; first < end; first += step) {
+    const int64_t last = std::min(end, first + step);
+    if (pairs) {
+      bf16::columns(packed, rows, weight, bias, k, first, last, y);
+    } else {
+      HWY_DYNAMIC_DISPATCH(few_columns_impl)(packed, rows, weight, bias, k, first, last, y);
+    }
+  }
+}
 
 void few_rows(const Rows& x, const Matrix& weight, const float* bias, int64_t n, int64_t k, const OutRows& y,
               float* workspace) {
-  HWY_DYNAMIC_DISPATCH(few_rows_impl)(x, weight, bias, n, k, y, workspace);
+  parallel_for(x.count(), std::max<int64_t>(1, 16384 / std::max<int64_t>(k, 1)),
+               [&](int64_t begin, int64_t end) { pack_few(x, weight.type, k, begin, end, workspace); });
+  parallel_for(n, range_columns(weight.type, k), [&](int64_t begin, int64_t end) {
+    few_columns(workspace, x.count(), x.type, weight, bias, k, begin, end, y);
+  });
 }
 
 }  // namespace mamba::ops::linear_detail

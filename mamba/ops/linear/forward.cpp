@@ -47,6 +47,18 @@ class FloatWeights : public Weights {
     few_rows(x, matrix_, bias, n, k, y, workspace);
   }
 
+  int64_t few_workspace(int64_t rows) const override { return few_rows_workspace(rows, k); }
+  int64_t few_step() const override { return kFewColumnStep; }
+
+  void pack_few(const Rows& x, int64_t begin, int64_t end, float* packed) const override {
+    linear_detail::pack_few(x, matrix_.type, k, begin, end, packed);
+  }
+
+  void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin, int64_t end,
+                   const OutRows& y) const override {
+    linear_detail::few_columns(packed, rows, x_type, matrix_, bias, k, begin, end, y);
+  }
+
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
     product.right.matrix = matrix_;
     multiply(product, groups, workspace);
@@ -61,9 +73,7 @@ class FloatFormat : public WeightFormat {
   size_t arrays() const override { return 1; }
 
   std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, mx::cpu::CommandEncoder& encoder) const override {
-    const mx::array weight = readable_rows(inputs[1], encoder);
-    encoder.set_input_array(weight);
-    return std::make_unique<FloatWeights>(weight);
+    return float_weights(inputs[1], encoder);
   }
 
   bool equals(const WeightFormat& other) const override { return dynamic_cast<const FloatFormat*>(&other) != nullptr; }
@@ -300,6 +310,12 @@ class Linear : public mx::UnaryPrimitive {
 };
 
 }  // namespace
+
+std::unique_ptr<Weights> float_weights(const mx::array& weight, mx::cpu::CommandEncoder& encoder) {
+  const mx::array rows = readable_rows(weight, encoder);
+  encoder.set_input_array(rows);
+  return std::make_unique<FloatWeights>(rows);
+}
 
 mx::array forward(const mx::array& x, const std::vector<mx::array>& weights, int n,
                   std::shared_ptr<const WeightFormat> format, const std::optional<mx::array>& bias,

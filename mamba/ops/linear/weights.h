@@ -31,6 +31,14 @@ class Weights {
   virtual int64_t workspace(int64_t rows, int64_t sequences, Float x) const = 0;
   // y = x W^T + bias; each row the same whatever the others are. `bias` may be null. Does not throw.
   virtual void few(const Rows& x, const float* bias, const OutRows& y, float* workspace) const = 0;
+  // few() in pieces, for who hands them to threads himself: rows [begin, end) of x into few_workspace() floats, and
+  // from there columns [begin, end) of y. The same bits however columns are cut; fastest where ranges begin at
+  // multiples of few_step().
+  virtual int64_t few_workspace(int64_t rows) const = 0;
+  virtual int64_t few_step() const = 0;
+  virtual void pack_few(const Rows& x, int64_t begin, int64_t end, float* packed) const = 0;
+  virtual void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin,
+                           int64_t end, const OutRows& y) const = 0;
   // The same of `product`, whose right operand is these weights and not yet set. `groups` as in multiply().
   virtual void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const = 0;
 };
@@ -50,6 +58,9 @@ class WeightFormat {
   // Whether they have a gradient: then arrays() is 1 and inputs[1] is dense.
   virtual bool is_trainable() const = 0;
 };
+
+// Weights that are floats, for eval_cpu; registers them with the encoder.
+std::unique_ptr<Weights> float_weights(const mlx::core::array& weight, mlx::core::cpu::CommandEncoder& encoder);
 
 // The node: x (..., K) -> (..., n). Arguments are checked by the caller.
 mlx::core::array forward(const mlx::core::array& x, const std::vector<mlx::core::array>& weights, int n,

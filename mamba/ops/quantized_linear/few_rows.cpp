@@ -15,6 +15,7 @@
 #include <algorithm>
 
 #include "mamba/base/threads.h"
+#include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/quantized_linear/formats-inl.h"
 #include "mamba/ops/quantized_linear/kernel.h"
 
@@ -26,10 +27,9 @@ constexpr int64_t kWidestVector = 16;  // floats
 // fetched ahead, is a small part of it.
 constexpr int64_t kRangeCodes = 256 * 1024;
 constexpr int64_t kRangeColumns = 240;  // at most; whole steps
-constexpr int64_t kColumnStep = 4;
-constexpr int64_t kSegment = 8192;  // of k at a time, so that the scales of a range fit the stack; whole groups
+constexpr int64_t kSegment = 8192;      // of k at a time, so that the scales of a range fit the stack; whole groups
 constexpr int64_t kRangeGroups = kRangeCodes / 32;
-static_assert(kColumnStep * kSegment <= kRangeCodes);
+static_assert(kFewColumnStep * kSegment <= kRangeCodes);
 // Rows of codes are short, and several are read side by side: processors do not see what comes next. It is fetched at
 // least so many bytes ahead, and where a block of columns is longer than the most, along its rows.
 constexpr int64_t kMinPrefetchBytes = 3072;
@@ -40,12 +40,17 @@ constexpr int64_t divide_up(int64_t value, int64_t by) {
   return (value + by - 1) / by;
 }
 
+inline int64_t most_columns(int64_t k) {
+  return std::clamp(kRangeCodes / std::max<int64_t>(1, k), kFewColumnStep, kRangeColumns) / kFewColumnStep *
+         kFewColumnStep;
+}
+
 // Columns of a range, such that each thread has as many ranges as the others.
 inline int64_t range_columns(int64_t n, int64_t k) {
-  const int64_t most = std::clamp(kRangeCodes / std::max<int64_t>(1, k), kColumnStep, kRangeColumns);
+  const int64_t most = most_columns(k);
   const int64_t threads = num_threads();
   const int64_t ranges = threads * divide_up(n, most * threads);
-  return std::min(divide_up(divide_up(n, ranges), kColumnStep), most / kColumnStep) * kColumnStep;
+  return std::min(divide_up(divide_up(n, ranges), kFewColumnStep) * kFewColumnStep, most);
 }
 }  // namespace mamba::ops::quantized_detail
 #endif
@@ -209,21 +214,24 @@ void dot_range(const Quantized& weight, int64_t rows, const float* x, int64_t x_
   }
 }
 
-void few_rows_impl(const Rows& x, const Quantized& weight, const float* bias, const OutRows& y, float* packed) {
-  const int64_t rows = x.count();
+void pack_few_impl(const Rows& x, const Quantized& weight, int64_t begin, int64_t end, float* packed) {
   const int64_t k = weight.k;
   const int64_t x_stride = linear_detail::packed_stride(k);
-  parallel_for(rows, std::max<int64_t>(1, 8192 / std::max<int64_t>(k, 1)), [&](int64_t begin, int64_t end) HWY_ATTR {
-    for (int64_t row = begin; row < end; ++row) {
-      float* to = packed + row * x_stride;
-      simd::with_type(x.type, x.rows[static_cast<size_t>(row)],
-                      [&](auto* from) HWY_ATTR { simd::widen_row(from, k, to, k); });
-      with_format(weight, [&](auto format) HWY_ATTR { spread_row(format, to, k); });
-    }
-  });
-  parallel_for(weight.n, range_columns(weight.n, k), [&](int64_t begin, int64_t end) HWY_ATTR {
-    dot_range(weight, rows, packed, x_stride, bias, begin, end, y);
-  });
+  for (int64_t row = begin; row < end; ++row) {
+    float* to = packed + row * x_stride;
+    simd::with_type(x.type, x.rows[static_cast<size_t>(row)],
+                    [&](auto* from) HWY_ATTR { simd::widen_row(from, k, to, k); });
+    with_format(weight, [&](auto format) HWY_ATTR { spread_row(format, to, k); });
+  }
+}
+
+void few_columns_impl(const Quantized& weight, int64_t rows, const float* packed, const float* bias, int64_t begin,
+                      int64_t end, const OutRows& y) {
+  const int64_t step = most_columns(weight.k);
+  for (int64_t first = begin; first < end; first += step) {
+    dot_range(weight, rows, packed, linear_detail::packed_stride(weight.k), bias, first, std::min(end, first + step),
+              y);
+  }
 }
 
 }  // namespace HWY_NAMESPACE
@@ -233,14 +241,42 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mamba::ops::quantized_detail {
 
-HWY_EXPORT(few_rows_impl);
+HWY_EXPORT(pack_few_impl);
+HWY_EXPORT(few_columns_impl);
+
+namespace {
+
+bool multiplies_pairs(Float x) {
+  return x == Float::kBfloat16 && cpu::has_bf16_products();
+}
+
+}  // namespace
 
 int64_t few_rows_workspace(int64_t rows, int64_t k) {
   return rows * linear_detail::packed_stride(k);
 }
 
+void pack_few(const Rows& x, const Quantized& weight, int64_t begin, int64_t end, float* packed) {
+  if (multiplies_pairs(x.type)) {
+    return bf16::pack(x, weight, begin, end, packed);
+  }
+  HWY_DYNAMIC_DISPATCH(pack_few_impl)(x, weight, begin, end, packed);
+}
+
+void few_columns(const Quantized& weight, int64_t rows, Float x_type, const float* packed, const float* bias,
+                 int64_t begin, int64_t end, const OutRows& y) {
+  if (multiplies_pairs(x_type)) {
+    return bf16::columns(weight, rows, packed, bias, begin, end, y);
+  }
+  HWY_DYNAMIC_DISPATCH(few_columns_impl)(weight, rows, packed, bias, begin, end, y);
+}
+
 void few_rows(const Rows& x, const Quantized& weight, const float* bias, const OutRows& y, float* workspace) {
-  HWY_DYNAMIC_DISPATCH(few_rows_impl)(x, weight, bias, y, workspace);
+  parallel_for(x.count(), std::max<int64_t>(1, 8192 / std::max<int64_t>(weight.k, 1)),
+               [&](int64_t begin, int64_t end) { pack_few(x, weight, begin, end, workspace); });
+  parallel_for(weight.n, range_columns(weight.n, weight.k), [&](int64_t begin, int64_t end) {
+    few_columns(weight, x.count(), x.type, workspace, bias, begin, end, y);
+  });
 }
 
 }  // namespace mamba::ops::quantized_detail

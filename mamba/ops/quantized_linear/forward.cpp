@@ -68,6 +68,18 @@ class QuantizedWeights : public Weights {
     few_rows(x, weight_, bias, y, workspace);
   }
 
+  int64_t few_workspace(int64_t rows) const override { return few_rows_workspace(rows, k); }
+  int64_t few_step() const override { return kFewColumnStep; }
+
+  void pack_few(const Rows& x, int64_t begin, int64_t end, float* packed) const override {
+    quantized_detail::pack_few(x, weight_, begin, end, packed);
+  }
+
+  void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin, int64_t end,
+                   const OutRows& y) const override {
+    quantized_detail::few_columns(weight_, rows, x_type, packed, bias, begin, end, y);
+  }
+
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
     const Float type = tile_type(product.left.rows.type);
     const int64_t row_bytes = k * linear_detail::size_of(type);
@@ -197,6 +209,11 @@ class DequantizedRows : public cpu::CpuGradientNode<DequantizedRows, RowsSetting
 };
 
 }  // namespace
+
+std::unique_ptr<Weights> quantized_weights(const QuantizedWeight& weight, mx::cpu::CommandEncoder& encoder) {
+  return std::make_unique<QuantizedWeights>(
+      read_quantized({weight.codes, weight.scales, weight.biases}, 0, weight.group_size, weight.bits, encoder));
+}
 
 mx::array forward(const mx::array& x, const QuantizedWeight& weight, const std::optional<mx::array>& bias,
                   const LinearOptions& options, mx::Stream stream) {

@@ -4,8 +4,10 @@
 #include <mlx/array.h>
 #include <mlx/stream.h>
 
+#include <memory>
 #include <optional>
 
+#include "mamba/ops/linear/weights.h"
 #include "mamba/ops/quantized_linear/quantized_linear.h"
 
 namespace mamba::ops::quantized_detail {
@@ -13,6 +15,10 @@ namespace mamba::ops::quantized_detail {
 mlx::core::array forward(const mlx::core::array& x, const QuantizedWeight& weight,
                          const std::optional<mlx::core::array>& bias, const LinearOptions& options,
                          mlx::core::Stream stream);
+
+// For eval_cpu; registers the arrays with the encoder.
+std::unique_ptr<linear_detail::Weights> quantized_weights(const QuantizedWeight& weight,
+                                                          mlx::core::cpu::CommandEncoder& encoder);
 
 // Rows `indices` (...) int32 of W, or all of them: (..., K) or (N, K) in `dtype`. No gradients.
 mlx::core::array dequantized_rows(const QuantizedWeight& weight, const std::optional<mlx::core::array>& indices,

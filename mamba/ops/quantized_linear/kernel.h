@@ -33,6 +33,19 @@ int64_t few_rows_workspace(int64_t rows, int64_t k);
 // once for every few rows of x. `bias` may be null. `workspace` is locked by the caller. Does not throw.
 void few_rows(const Rows& x, const Quantized& weight, const float* bias, const OutRows& y, float* workspace);
 
+// The two pieces of few_rows(), as in ops/linear/few_rows.h.
+constexpr int64_t kFewColumnStep = 16;
+void pack_few(const Rows& x, const Quantized& weight, int64_t begin, int64_t end, float* packed);
+void few_columns(const Quantized& weight, int64_t rows, Float x_type, const float* packed, const float* bias,
+                 int64_t begin, int64_t end, const OutRows& y);
+
+// Those of x in bfloat16, where cpu::has_bf16_products().
+namespace bf16 {
+void pack(const Rows& x, const Quantized& weight, int64_t begin, int64_t end, float* packed);
+void columns(const Quantized& weight, int64_t rows, const float* packed, const float* bias, int64_t begin, int64_t end,
+             const OutRows& y);
+}  // namespace bf16
+
 // Row `row` of W, rounded once to `type`. On the calling thread.
 void dequantize_row(const Quantized& weight, int64_t row, Float type, void* to);
 

@@ -75,18 +75,19 @@ struct Copies {
   }
 };
 
-// Arguments: bits, rows of x, N, K, type of the scales (0 float32, 1 bfloat16, 2 float16), threads.
+// Arguments: bits, rows of x, N, K, type of the scales (0 float32, 1 bfloat16, 2 float16), threads, type of x.
 void few_rows(benchmark::State& state) {
   const int64_t rows = state.range(1), n = state.range(2), k = state.range(3);
   const auto type = static_cast<Float>(state.range(4));
   mamba::set_num_threads(static_cast<int>(state.range(5)));
+  const auto x_type = static_cast<Float>(state.range(6));
   const Copies copies(n, k, state.range(0), type);
-  std::vector<float> x(static_cast<size_t>(rows * k), 0.5f);
+  const Words x(static_cast<size_t>(rows * k / 2), scale_bits(x_type));
   std::vector<float> y(static_cast<size_t>(rows * n));
-  mamba::ops::linear_detail::Rows left;
+  mamba::ops::linear_detail::Rows left{.rows = {}, .type = x_type};
   mamba::ops::linear_detail::OutRows out;
   for (int64_t row = 0; row < rows; ++row) {
-    left.rows.push_back(x.data() + row * k);
+    left.rows.push_back(reinterpret_cast<const uint8_t*>(x.data()) + row * k * size_of(x_type));
     out.rows.push_back(y.data() + row * n);
   }
   auto& memory = mamba::ops::linear_detail::Workspace::instance();
@@ -116,14 +117,16 @@ void few_rows(benchmark::State& state) {
 }
 
 void shapes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"bits", "rows", "N", "K", "type", "threads"});
+  b->ArgNames({"bits", "rows", "N", "K", "type", "threads", "x"});
   for (const int bits : {8, 4}) {
     for (const int rows : {1, 8}) {
       for (const int threads : {2, 1}) {
         // dt_proj's 48 columns are no whole group and stay floats.
         for (const auto& [n, k] : {std::pair{3072, 768}, {80, 1536}, {768, 1536}, {50280, 768}}) {
           for (const int type : {2, 1, 0}) {
-            b->Args({bits, rows, n, k, type, threads});
+            for (const int x_type : {1, 0}) {
+              b->Args({bits, rows, n, k, type, threads, x_type});
+            }
           }
         }
       }

@@ -91,11 +91,14 @@ TEST(QuantizedLinear, EqualsFloat64SumsOnAwkwardSizes) {
             SCOPED_TRACE(::testing::Message() << "M=" << m << " N=" << n << " K=" << group * groups << " bits=" << bits
                                               << " group=" << group);
             const QuantizedWeight weight = random_weight(n, group * groups, group, bits);
-            const mx::array x = normal({m, group * groups}, 1);
             const std::optional<mx::array> bias = m % 2 == 0 ? std::optional(normal({n}, 3)) : std::nullopt;
-            const mx::array y = quantized_linear(x, weight, bias);
-            ASSERT_EQ(y.shape(), (mx::Shape{m, n}));
-            ASSERT_LE(worst_error(y, x, weight, bias), 1.0);
+            const mx::Dtype dtype = m % 3 == 0 || m > 32 ? mx::float32 : mx::bfloat16;
+            for (const mx::Dtype x_dtype : {mx::float32, dtype}) {
+              const mx::array x = normal({m, group * groups}, 1, 1.0f, 0.0f, x_dtype);
+              const mx::array y = quantized_linear(x, weight, bias, {.out_dtype = mx::float32});
+              ASSERT_EQ(y.shape(), (mx::Shape{m, n}));
+              ASSERT_LE(worst_error(y, x, weight, bias), 1.0) << x_dtype;
+            }
           }
         }
       }
@@ -133,11 +136,16 @@ TEST(QuantizedLinear, WalksLongSumsInSegmentsAndWideWeightsInTiles) {
   for (const int bits : kBits) {
     for (const int m : {1, 3, 35}) {
       const QuantizedWeight tall = random_weight(1500, 1024, 64, bits);
-      const mx::array x = normal({m, 1024}, 1);
-      EXPECT_LE(worst_error(quantized_linear(x, tall), x, tall), 1.0) << m;
-      const QuantizedWeight deep = random_weight(5, 2 * 8192 + 160, 32, bits);
-      const mx::array long_x = normal({m, deep.columns()}, 4);
-      EXPECT_LE(worst_error(quantized_linear(long_x, deep), long_x, deep), 1.0) << m;
+      for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+        // Many rows of bfloat16 may see W rounded to bfloat16.
+        const double roundoff = m > 32 && dtype == mx::bfloat16 ? 0x1p-8 : 0x1p-23;
+        const LinearOptions options{.out_dtype = mx::float32};
+        const mx::array x = normal({m, 1024}, 1, 1.0f, 0.0f, dtype);
+        EXPECT_LE(worst_error(quantized_linear(x, tall, {}, options), x, tall, {}, roundoff), 1.0) << m;
+        const QuantizedWeight deep = random_weight(5, 2 * 8192 + 160, 32, bits);
+        const mx::array long_x = normal({m, deep.columns()}, 4, 1.0f, 0.0f, dtype);
+        EXPECT_LE(worst_error(quantized_linear(long_x, deep, {}, options), long_x, deep, {}, roundoff), 1.0) << m;
+      }
     }
   }
 }
@@ -146,10 +154,13 @@ TEST(QuantizedLinear, WalksLongSumsInSegmentsAndWideWeightsInTiles) {
 TEST(QuantizedLinear, KeepsPrecisionWhereXHasAMean) {
   for (const int bits : kBits) {
     const QuantizedWeight weight = random_weight(40, 512, 64, bits);
-    const mx::array x = normal({2, 512}, 1, 0.01f, 3.0f);
-    const mx::array y = quantized_linear(x, weight);
-    const mx::array reference = quantized_linear_reference(x, weight);
-    EXPECT_LE(testing::worst_difference(y, reference, mx::multiply(mx::array(20.0f), reference)), 5e-6);
+    for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+      const mx::array x = normal({2, 512}, 1, 0.01f, 3.0f, dtype);
+      const LinearOptions options{.out_dtype = mx::float32};
+      const mx::array y = quantized_linear(x, weight, {}, options);
+      const mx::array reference = quantized_linear_reference(x, weight, {}, options);
+      EXPECT_LE(testing::worst_difference(y, reference, mx::multiply(mx::array(20.0f), reference)), 5e-6) << dtype;
+    }
   }
 }
 
@@ -158,11 +169,13 @@ TEST(QuantizedLinear, EachSequenceGetsWhatItGetsAlone) {
     const QuantizedWeight weight = random_weight(70, 192, 32, bits);
     for (const int length : {1, 2, 7, 33, 50}) {
       const int batch = 11;
-      const mx::array x = normal({batch, length, 192}, 7);
-      const mx::array y = quantized_linear(x, weight);
-      for (int b = 0; b < batch; ++b) {
-        const mx::array alone = quantized_linear(testing::batch_row(x, b), weight);
-        ASSERT_TRUE(same_bits(alone, testing::batch_row(y, b))) << "length " << length << " row " << b;
+      for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+        const mx::array x = normal({batch, length, 192}, 7, 1.0f, 0.0f, dtype);
+        const mx::array y = quantized_linear(x, weight);
+        for (int b = 0; b < batch; ++b) {
+          const mx::array alone = quantized_linear(testing::batch_row(x, b), weight);
+          ASSERT_TRUE(same_bits(alone, testing::batch_row(y, b))) << "length " << length << " row " << b;
+        }
       }
     }
   }
