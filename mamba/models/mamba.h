@@ -46,8 +46,9 @@ struct ForwardOptions {
   Dropout dropout = {};
 };
 
-// How step() goes about it: as hidden() does, each block's mixer fused, or each block in one launch.
-enum class StepWay { kFastest, kOperations, kMixer, kBlock };
+// How step() goes about it: as hidden() does, each block's mixer fused, each block in one launch, or each block in one
+// node of the graph, which is for CPUs.
+enum class StepWay { kFastest, kOperations, kMixer, kBlock, kCpuBlock };
 
 class MambaLM {
  public:
@@ -94,8 +95,8 @@ class MambaLM {
                           mlx::core::StreamOrDevice s = {}) const;
 
   // One token (B,) int32 for each sequence: the logits (B, vocab) float32 that follow, and the state. Nothing is
-  // evaluated. On GPUs, where the model is prepared and has no adapters, quantised weights or biases of large layers,
-  // fused into few launches (ops/block_step) and then not differentiable.
+  // evaluated. Where the model is prepared and has no adapters, fused (ops/block_step) and then not differentiable: on
+  // CPUs under Linux always, on GPUs where no weights are quantised and large layers have no biases.
   std::pair<mlx::core::array, State> step(const mlx::core::array& tokens, const State& state,
                                           StepWay way = StepWay::kFastest, mlx::core::StreamOrDevice s = {}) const;
 
@@ -140,6 +141,8 @@ class MambaLM {
   std::optional<mlx::core::array> wide_output_weight_;
 
   StepWay fastest_step(int batch, const mlx::core::Stream& stream) const;
+  std::pair<mlx::core::array, State> step_on_cpu(const mlx::core::array& embeddings, const State& state,
+                                                 const mlx::core::Stream& stream) const;
   std::pair<mlx::core::array, State> step_fused(const mlx::core::array& embeddings, const State& state, bool whole,
                                                 const mlx::core::Stream& stream) const;
 };

@@ -1,4 +1,5 @@
-// One token for each sequence. On a GPU a step of a small model costs what its launches cost, so they are few.
+// One token for each sequence. On a GPU a step of a small model costs what its launches cost, so they are few; on a
+// CPU, beside reading the weights, what the graph's nodes and the ends of parallel loops cost.
 
 #include <mlx/ops.h>
 
@@ -7,6 +8,7 @@
 #include "mamba/base/error.h"
 #include "mamba/models/mamba.h"
 #include "mamba/ops/block_step/block_step.h"
+#include "mamba/ops/block_step/cpu_step.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 
@@ -37,9 +39,39 @@ ops::MixerStepWeights weights_of(const Mixer& mixer, const DerivedParameters& de
           .D = derived.D};
 }
 
+ops::StepMatrix matrix_of(const nn::Matrix& matrix) {
+  return matrix.quantized ? ops::StepMatrix(matrix.parts()) : ops::StepMatrix(matrix.weight);
+}
+
+ops::CpuStepWeights cpu_weights_of(const Block& block, const DerivedParameters& derived) {
+  const Mixer& m = block.mixer;
+  return {.norm = block.norm.weight,
+          .eps = block.norm.eps,
+          .in_proj = matrix_of(m.in_proj),
+          .in_bias = m.in_proj.bias,
+          .conv_weight = derived.conv_weight,
+          .conv_bias = m.conv1d.bias,
+          .x_proj = matrix_of(m.x_proj),
+          .dt_proj = matrix_of(m.dt_proj),
+          .dt_bias = derived.dt_bias,
+          .A = derived.A,
+          .D = derived.D,
+          .out_proj = matrix_of(m.out_proj),
+          .out_bias = m.out_proj.bias};
+}
+
+bool has_adapter(const Mixer& m) {
+  return m.in_proj.lora || m.x_proj.lora || m.dt_proj.lora || m.out_proj.lora;
+}
+
 }  // namespace
 
 StepWay MambaLM::fastest_step(int batch, const mx::Stream& stream) const {
+  if (ops::can_step_on_cpu(stream)) {
+    const bool adapted =
+        std::any_of(layers_.begin(), layers_.end(), [](const Block& block) { return has_adapter(block.mixer); });
+    return derived_.empty() || adapted ? StepWay::kOperations : StepWay::kCpuBlock;
+  }
   const bool fusible =
       std::all_of(layers_.begin(), layers_.end(), [&](const Block& block) { return is_fusible(block, dtype()); });
   if (ops::on_cpu(stream) || derived_.empty() || !fusible || output().quantized) {
@@ -85,6 +117,21 @@ std::pair<mx::array, State> MambaLM::step_fused(const mx::array& embeddings, con
   return {logits(h, {}, s), std::move(next)};
 }
 
+std::pair<mx::array, State> MambaLM::step_on_cpu(const mx::array& embeddings, const State& state,
+                                                 const mx::Stream& s) const {
+  check(!derived_.empty(), "[MambaLM] a fused step needs a model that is prepared");
+  State next = state;
+  mx::array h = mx::astype(embeddings, config_.residual_in_fp32 ? mx::float32 : dtype(), s);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const LayerState& before = state.layers[i];
+    ops::StepOutputs out = ops::cpu_block_step(h, before.conv, before.ssm, cpu_weights_of(layers_[i], derived_[i]), s);
+    next.layers[i] = {std::move(out.conv), std::move(out.ssm)};
+    h = std::move(out.y);
+  }
+  const mx::array normed = ops::rms_norm(h, norm_f_.weight, norm_f_.eps, s);
+  return {logits(mx::expand_dims(mx::astype(normed, dtype(), s), 1, s), {}, s), std::move(next)};
+}
+
 std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& state, StepWay way,
                                           mx::StreamOrDevice s) const {
   ops::check_shape("MambaLM", "tokens", tokens, {state.batch()});
@@ -92,6 +139,11 @@ std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& 
   const int batch = tokens.shape(0);
   if (way == StepWay::kFastest) {
     way = fastest_step(batch, stream);
+  }
+  if (way == StepWay::kCpuBlock) {
+    state.check_fits(config_);
+    auto [logits, next] = step_on_cpu(embeddings_(tokens, dtype(), stream), state, stream);
+    return {mx::reshape(logits, {batch, config_.vocab_size}, stream), std::move(next)};
   }
   if (way != StepWay::kOperations) {
     state.check_fits(config_);

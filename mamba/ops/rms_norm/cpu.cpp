@@ -70,7 +70,7 @@ void normalise_rows(const norm::Inputs& in, const norm::Outputs& out, const floa
                  [&](auto type) HWY_ATTR { round_row(row, D, static_cast<decltype(type)*>(out.sum) + i * D); });
     }
     const float scale = inverse_rms(row, D, in.eps);
-    cpu::visit(in.element, [&](auto type) HWY_ATTR {
+    cpu::visit(out.y_element, [&](auto type) HWY_ATTR {
       scale_row(row, weight, scale, D, static_cast<decltype(type)*>(out.y) + i * D);
     });
   }

@@ -10,7 +10,7 @@ namespace mamba::ops::norm {
 struct Inputs {
   int64_t batch, length, channels;  // (batch, length) rows
   float eps;
-  cpu::Element element;  // of x and y
+  cpu::Element element;  // of x
   cpu::Rows x;
   cpu::Numbers weight;  // (D,)
   float* wide_weight;   // workspace of D floats
@@ -19,7 +19,8 @@ struct Inputs {
 };
 
 struct Outputs {
-  void* y;    // (rows, D)
+  void* y;  // (rows, D)
+  cpu::Element y_element;
   void* sum;  // (rows, D), or null where it is not asked for
   cpu::Element sum_element;
 };

@@ -46,7 +46,7 @@ void RmsNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::arr
   for (mx::array& out : outputs) {
     allocate(out);
   }
-  Outputs out{outputs[0].data<void>(), nullptr, cpu::Element::kFloat32};
+  Outputs out{outputs[0].data<void>(), in.element, nullptr, cpu::Element::kFloat32};
   if (outputs.size() == 2) {
     out.sum = outputs[1].data<void>();
     out.sum_element = cpu::element_of(outputs[1]);

@@ -1,0 +1,226 @@
+// The step on CPUs against the reference.
+#ifndef __APPLE__
+#include <gtest/gtest.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <cmath>
+#include <vector>
+
+#include "mamba/base/threads.h"
+#include "mamba/ops/block_step/cpu_step.h"
+#include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/cpu/test_arrays.h"
+//
+#include <hwy/targets.h>
+
+namespace mamba::ops {
+namespace {
+
+namespace mx = mlx::core;
+using testing::batch_row;
+using testing::error_of;
+using testing::normal;
+using testing::same_bits;
+using testing::worst_difference;
+
+mx::Stream cpu() {
+  return mx::default_stream(mx::Device::cpu);
+}
+
+// bits 0: floats. Of quantised weights all but dt_proj are, as in models.
+struct Case {
+  int batch, width, channels, states, rank, taps;
+  mx::Dtype dtype;
+  int bits = 0;
+  mx::Dtype residual = mx::float32;
+  bool has_biases = false;
+  mx::Dtype weights = mx::float32;  // norm, convolution
+};
+
+struct Problem {
+  mx::array h, conv, ssm;
+  CpuStepWeights weights;
+};
+
+Problem problem_of(const Case& c) {
+  const auto matrix = [&](int n, int k, int seed, bool quantizable) -> StepMatrix {
+    const mx::array floats = normal({n, k}, seed, 1.0f / std::sqrt(static_cast<float>(k)), 0.0f, c.dtype);
+    return c.bits > 0 && quantizable ? StepMatrix(quantize(floats, 32, c.bits)) : StepMatrix(floats);
+  };
+  const auto optional = [&](int n, int seed) {
+    return c.has_biases ? std::optional(normal({n}, seed, 1.0f, 0.0f, c.weights)) : std::nullopt;
+  };
+  return {.h = normal({c.batch, c.width}, 1, 1.0f, 0.0f, c.residual),
+          .conv = normal({c.batch, c.taps - 1, c.channels}, 2, 1.0f, 0.0f, c.dtype),
+          .ssm = normal({c.batch, c.channels, c.states}, 3),
+          .weights = {.norm = normal({c.width}, 4, 0.3f, 1.0f, c.weights),
+                      .eps = 1e-5f,
+                      .in_proj = matrix(2 * c.channels, c.width, 5, true),
+                      .in_bias = optional(2 * c.channels, 14),
+                      .conv_weight = normal({c.channels, c.taps}, 6, 1.0f, 0.0f, c.weights),
+                      .conv_bias = optional(c.channels, 7),
+                      .x_proj = matrix(c.rank + 2 * c.states, c.channels, 8, true),
+                      .dt_proj = matrix(c.channels, c.rank, 10, false),
+                      .dt_bias = normal({c.channels}, 11, 0.5f, -2.0f),
+                      .A = mx::negative(mx::exp(normal({c.channels, c.states}, 9))),
+                      .D = normal({c.channels}, 12),
+                      .out_proj = matrix(c.width, c.channels, 13, true),
+                      .out_bias = optional(c.width, 15)}};
+}
+
+// Products in another order, rounded to the dtype in between: a number next to a rounding boundary goes the other way.
+double tolerance(mx::Dtype dtype) {
+  return dtype == mx::bfloat16 ? 0x1p-6 : dtype == mx::float16 ? 0x1p-9 : 2e-5;
+}
+
+std::vector<mx::array> arrays(const StepOutputs& out) {
+  return {out.y, out.conv, out.ssm};
+}
+
+std::vector<mx::array> step(const Problem& p) {
+  std::vector<mx::array> out = arrays(cpu_block_step(p.h, p.conv, p.ssm, p.weights, cpu()));
+  mx::eval(out);
+  return out;
+}
+
+void expect_reference(const Case& c) {
+  const Problem p = problem_of(c);
+  const std::vector<mx::array> got = step(p);
+  const std::vector<mx::array> want = arrays(cpu_block_step_reference(p.h, p.conv, p.ssm, p.weights, cpu()));
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i].dtype(), want[i].dtype());
+    EXPECT_LE(worst_difference(got[i], want[i], want[i]), tolerance(c.dtype)) << "output " << i;
+  }
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+    for (const int batch : {1, 2, 3, 8, 9, 21}) {
+      all.push_back({batch, 48, 96, 16, 3, 4, dtype});
+      all.push_back({batch, 37, 71, 5, 6, 3, dtype, 0, dtype, true, dtype});
+    }
+    all.push_back({1, 1, 1, 1, 1, 2, dtype});
+    all.push_back({2, 130, 333, 17, 9, 5, dtype, 0, mx::float32, true});
+    all.push_back({5, 64, 128, 16, 4, 1, dtype});
+    for (const int bits : {4, 8}) {
+      for (const int batch : {1, 3, 8, 11}) {
+        all.push_back({batch, 64, 160, 16, 7, 4, dtype, bits});
+      }
+      all.push_back({2, 32, 96, 24, 3, 4, dtype, bits, dtype, true, dtype});
+    }
+  }
+  return all;
+}
+
+void check_cases() {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(::testing::Message() << c.batch << " x " << c.width << ", D " << c.channels << ", N " << c.states
+                                      << ", " << c.dtype << ", bits " << c.bits);
+    expect_reference(c);
+  }
+}
+
+TEST(BlockStepTargets, AgreeWithTheReference) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    check_cases();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
+TEST(BlockStep, EachSequenceGetsWhatItGetsAlone) {
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+    for (const int bits : {0, 4, 8}) {
+      const Problem all = problem_of({13, 64, 160, 16, 7, 4, dtype, bits});
+      const std::vector<mx::array> together = step(all);
+      for (int b = 0; b < 13; ++b) {
+        const Problem one{batch_row(all.h, b), batch_row(all.conv, b), batch_row(all.ssm, b), all.weights};
+        const std::vector<mx::array> alone = step(one);
+        for (size_t i = 0; i < alone.size(); ++i) {
+          EXPECT_TRUE(same_bits(alone[i], batch_row(together[i], b))) << dtype << " bits " << bits << " row " << b;
+        }
+      }
+    }
+  }
+}
+
+TEST(BlockStep, DoesNotDependOnTheNumberOfThreads) {
+  for (const int bits : {0, 4}) {
+    const Problem p = problem_of({3, 224, 512, 16, 14, 4, mx::bfloat16, bits});
+    set_num_threads(1);
+    const std::vector<mx::array> one = step(p);
+    for (const int threads : {2, 3, 5}) {
+      set_num_threads(threads);
+      const std::vector<mx::array> more = step(p);
+      for (size_t i = 0; i < one.size(); ++i) {
+        EXPECT_TRUE(same_bits(one[i], more[i])) << threads;
+      }
+    }
+    set_num_threads(0);
+  }
+}
+
+// States that nobody else holds are written in place; those that somebody holds stay as they are.
+TEST(BlockStep, LeavesStatesThatAreHeld) {
+  const Problem p = problem_of({2, 48, 96, 16, 3, 4, mx::float32});
+  const std::vector<mx::array> before = {mx::add(p.h, mx::array(0.0f)), mx::add(p.conv, mx::array(0.0f)),
+                                         mx::add(p.ssm, mx::array(0.0f))};
+  mx::eval(before);
+  StepOutputs chained = cpu_block_step(p.h, p.conv, p.ssm, p.weights, cpu());
+  Problem stepwise = p;
+  for (int t = 0; t < 4; ++t) {
+    const std::vector<mx::array> out = step(stepwise);
+    stepwise = {out[0], out[1], out[2], p.weights};
+    if (t > 0) {
+      chained = cpu_block_step(chained.y, chained.conv, chained.ssm, p.weights, cpu());
+    }
+  }
+  EXPECT_TRUE(same_bits(chained.y, stepwise.h));
+  EXPECT_TRUE(same_bits(chained.conv, stepwise.conv));
+  EXPECT_TRUE(same_bits(chained.ssm, stepwise.ssm));
+  EXPECT_TRUE(same_bits(p.h, before[0]));
+  EXPECT_TRUE(same_bits(p.conv, before[1]));
+  EXPECT_TRUE(same_bits(p.ssm, before[2]));
+}
+
+TEST(BlockStep, ReadsSlices) {
+  const Problem p = problem_of({2, 48, 96, 16, 3, 4, mx::bfloat16});
+  Problem q = p;
+  q.h = testing::inside_wider(p.h, 1, 3);
+  q.conv = testing::inside_wider(p.conv, 2, 5);
+  q.weights.A = mx::transpose(mx::contiguous(mx::transpose(p.weights.A)));
+  q.weights.in_proj = testing::inside_wider(std::get<mx::array>(p.weights.in_proj), 3, 7);
+  const std::vector<mx::array> want = step(p);
+  const std::vector<mx::array> got = step(q);
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_TRUE(same_bits(got[i], want[i])) << i;
+  }
+}
+
+TEST(BlockStep, RefusesWhatDoesNotFit) {
+  const Problem p = problem_of({2, 48, 96, 16, 3, 4, mx::float32});
+  const auto refusal = [&](auto&& change) {
+    Problem q = p;
+    change(q);
+    return error_of([&] { step(q); });
+  };
+  EXPECT_EQ(refusal([](Problem& q) {
+              q.ssm = mx::zeros({1, 96, 16});
+            }),
+            "[block_step] ssm must be (2, 96, 16) but got (1, 96, 16)");
+  EXPECT_EQ(refusal([](Problem& q) {
+              q.weights.out_proj = mx::zeros({48, 95});
+            }),
+            "[block_step] out_proj must be (48, 96) but is (48, 95)");
+  EXPECT_EQ(refusal([](Problem& q) { q.h = mx::astype(q.h, mx::float16); }),
+            "[block_step] h must be float32 or float32 but is float16");
+  EXPECT_EQ(refusal([](Problem& q) { q.weights.A = mx::astype(q.weights.A, mx::bfloat16); }),
+            "[block_step] A must be float32 but is bfloat16");
+}
+
+}  // namespace
+}  // namespace mamba::ops
+#endif
