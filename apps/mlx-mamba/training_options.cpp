@@ -43,6 +43,12 @@ void TrainingOptions::declare_noise(OptionTable& table) {
   table.integer(
       "--segmentations", "N", [this](int64_t n) { segmentations = static_cast<int>(n); }, 1, 1000,
       "how often, the first time as it is (default: 8 with --bpe-dropout)");
+  table.real(
+      "--plain-share", "F", [this](double f) { given["plain_share"] = f; }, 0, 1,
+      "with --bpe-dropout: part of a batch's rows that show the text cut as it is in use (default: 0.25)");
+  table.real(
+      "--plain-end", "F", [this](double f) { given["plain_end"] = f; }, 0, 1,
+      "with --bpe-dropout: part of the run, at its end, in which all rows do (default: 0.15)");
 }
 
 void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defaults) {

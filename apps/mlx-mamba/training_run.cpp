@@ -209,6 +209,14 @@ RunPlan plan_run(const TrainingOptions& o, const std::string& command, const tra
           "--bpe-dropout repeats the data, so no part of it is held out: name --eval-data, or give "
           "--eval-fraction 0");
     }
+    if (plan.segmentations > 1 && plan.settings.shuffle && !plan.settings.carry_state) {
+      plan.settings.plain_share = o.given.value("plain_share", 0.25);
+      plan.settings.plain_end = o.given.value("plain_end", 0.15);
+    } else if (o.given.contains("plain_share") || o.given.contains("plain_end")) {
+      throw UsageError(
+          "--plain-share and --plain-end choose among texts that --bpe-dropout cuts in several ways, in shuffled "
+          "order");
+    }
     return plan;
   }
   plan.folder = train::RunFolder::open(plan.path);
@@ -280,8 +288,7 @@ int execute(RunPlan& plan, Training training) {
 
   const GracefulStop signal("\nmlx-mamba: finishing the step, then saving; once more to end at once\n");
   const train::Settings& s = plan.settings;
-  train::Batches batches(
-      data.windows, {.batch_size = s.batch_size, .shuffle = s.shuffle, .carry_state = s.carry_state, .seed = s.seed});
+  train::Batches batches(data.windows, s.batches());
   std::optional<Report> report;
   std::optional<TrainingProgress> progress;
   std::optional<train::Trainer> trainer;

@@ -1,6 +1,7 @@
 #include "mamba/train/settings.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "mamba/base/error.h"
 #include "mamba/models/registry.h"
@@ -20,6 +21,8 @@ void each_field(Self& s, F&& f) {
   f("steps", s.steps);
   f("shuffle", s.shuffle);
   f("carry_state", s.carry_state);
+  f("plain_share", s.plain_share);
+  f("plain_end", s.plain_end);
   f("lr", s.lr);
   f("schedule", s.schedule);
   f("warmup", s.warmup);
@@ -48,7 +51,7 @@ struct Reader {
   void operator()(const char* name, uint64_t& value) const {
     value = static_cast<uint64_t>(json.integer_or(name, static_cast<int64_t>(value), 0, INT64_MAX));
   }
-  void operator()(const char* name, double& value) const { value = json.number_or(name, value, 0, 1e30); }
+  void operator()(const char* name, double& value) const { value = json.number_or(name, value, -1, 1e30); }
   void operator()(const char* name, bool& value) const { value = json.boolean_or(name, value); }
   void operator()(const char* name, std::string& value) const { value = json.string_or(name, value); }
 };
@@ -85,6 +88,10 @@ void Settings::check_sense() const {
   within("--grad-clip", grad_clip, 0, 1e30);
   within("--dropout", dropout, 0, 0.99);
   within("--average", average, 0, 0.9999999);
+  if (plain_share != -1) {
+    within("--plain-share", plain_share, 0, 1);
+  }
+  within("--plain-end", plain_end, 0, 1);
   within("--min-lr-ratio", min_lr_ratio, 0, 1);
   within("--decay-ratio", decay_ratio, 0, 1);
   schedule_kind(schedule);
@@ -100,6 +107,15 @@ Schedule Settings::learning_rates() const {
           .warmup = warmup >= 0 ? warmup : std::min<int64_t>(500, steps / 20),
           .floor = min_lr_ratio,
           .decay_fraction = decay_ratio};
+}
+
+BatchOptions Settings::batches() const {
+  BatchOptions out{.batch_size = batch_size, .shuffle = shuffle, .carry_state = carry_state, .seed = seed};
+  if (plain_share >= 0) {
+    out.plain_share = plain_share;
+    out.plain_from = std::llround((1 - plain_end) * static_cast<double>(steps)) * grad_accum;
+  }
+  return out;
 }
 
 OptimizerOptions Settings::optimizer() const {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "mamba/base/json.h"
+#include "mamba/train/data/batches.h"
 #include "mamba/train/optimizer.h"
 #include "mamba/train/schedule.h"
 
@@ -19,6 +20,10 @@ struct Settings {
   int64_t steps = 1000;      // of the whole run
   bool shuffle = true;       // a new order each epoch
   bool carry_state = false;  // each row goes on with the state that its last window left
+  // Where text is cut in several ways: part of a batch's rows that are cut as in use, -1 for as they come, and part of
+  // the run, at its end, in which all are.
+  double plain_share = -1;
+  double plain_end = 0;
 
   double lr = 1e-3;  // the peak
   std::string schedule = "cosine";
@@ -48,6 +53,7 @@ struct Settings {
   void check_sense() const;
 
   Schedule learning_rates() const;
+  BatchOptions batches() const;
   OptimizerOptions optimizer() const;
 
   // Under the names above. from_json() leaves absent ones at their defaults; throws ParseError naming `file`.

@@ -69,6 +69,20 @@ mlx_mamba train --out whole --resume > out || fail "a finished run"
 grep -q 'all 24 steps are done' out || fail "$(cat out)"
 expect_same before whole/metrics.jsonl
 
+# Text that is cut in several ways: a share of it, and all at the end, as it is in use.
+cut="--bpe-dropout 0.3 --segmentations 3 --eval-fraction 0"
+mlx_mamba train --data text.md $shape --steps 4 $cut --out cut > out 2> err || fail "$(cat err)"
+setting() {
+  python3 -c "import json, sys; print(json.load(open(sys.argv[1]))['settings'][sys.argv[2]])" "$1/config.json" "$2"
+}
+[ "$(setting cut plain_share) $(setting cut plain_end)" = "0.25 0.15" ] || fail "not the defaults: $(cat cut/config.json)"
+mlx_mamba train --data text.md $shape --steps 4 $cut --plain-share 1 --plain-end 0.5 --out plain > out 2> err || fail "$(cat err)"
+[ "$(setting plain plain_share) $(setting plain plain_end)" = "1.0 0.5" ] || fail "not what was given: $(cat plain/config.json)"
+expect_error 2 '--resume: --plain-share was 0.25 when the run began' train --out cut --resume --steps 9 --plain-share 0.5
+expect_error 2 '--plain-share and --plain-end choose among texts' train --data text.md $shape --plain-share 0.5 --out x
+expect_error 2 '--plain-share and --plain-end choose among' train --data text.md $shape $cut --no-shuffle --plain-end 1 --out x
+expect_error 2 '--plain-end must be a number from 0 to 1' train --data text.md $shape $cut --plain-end 2 --out x
+
 # What cannot be.
 expect_error 2 'a run (or a model) is there already' train --data text.md $shape --out whole
 expect_error 2 'there is no run to resume' train --out nowhere --resume

@@ -1,15 +1,26 @@
 #include "mamba/train/data/batches.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "mamba/base/error.h"
+#include "mamba/base/mix_bits.h"
 #include "mamba/train/data/permutation.h"
 
 namespace mamba::train {
 
 namespace mx = mlx::core;
+
+namespace {
+
+// Number `at` of all epochs' permutations of `count` things, one behind the other.
+int64_t shuffled(int64_t at, int64_t count, uint64_t seed) {
+  return Permutation(count, seed, static_cast<uint64_t>(at / count))(at % count);
+}
+
+}  // namespace
 
 Batches::Batches(Windows windows, const BatchOptions& options) : windows_(std::move(windows)), options_(options) {
   if (options_.batch_size < 1) {
@@ -23,16 +34,40 @@ Batches::Batches(Windows windows, const BatchOptions& options) : windows_(std::m
   const int64_t count = windows_.count();
   per_epoch_ = options_.carry_state ? std::max<int64_t>(1, count / options_.batch_size)
                                     : (count + options_.batch_size - 1) / options_.batch_size;
+  if (!options_.plain_share) {
+    return;
+  }
+  varied_ = windows_.varied();
+  plain_rows_ = std::llround(std::clamp(*options_.plain_share, 0.0, 1.0) * static_cast<double>(options_.batch_size));
+  const int64_t varied = varied_.end - varied_.begin;
+  if (varied == 0 || varied == count) {
+    throw UsageError(fmt::format(
+        "of {} windows {} show text cut in other ways than in use, so there is no share of the others to take: give more "
+        "data or a shorter window",
+        count, varied));
+  }
 }
 
 int64_t Batches::window(int64_t number, int64_t row) const {
   const int64_t count = windows_.count();
+  const int64_t rows = options_.batch_size;
   if (options_.carry_state) {
     return (row * per_epoch_ + number % per_epoch_) % count;
   }
-  const int64_t place = number * options_.batch_size + row;
-  return options_.shuffle ? Permutation(count, options_.seed, static_cast<uint64_t>(place / count))(place % count)
-                          : place % count;
+  const int64_t place = number * rows + row;
+  if (!options_.shuffle) {
+    return place % count;
+  }
+  if (!options_.plain_share) {
+    return shuffled(place, count, options_.seed);
+  }
+  const int64_t varied = varied_.end - varied_.begin;
+  if (number < options_.plain_from && row >= plain_rows_) {
+    return varied_.begin + shuffled(number * (rows - plain_rows_) + row - plain_rows_, varied, mix_bits(options_.seed));
+  }
+  const int64_t mixed = std::min(number, options_.plain_from);
+  const int64_t window = shuffled(mixed * plain_rows_ + (number - mixed) * rows + row, count - varied, options_.seed);
+  return window < varied_.begin ? window : window + varied;
 }
 
 double Batches::epoch_of(int64_t number) const {

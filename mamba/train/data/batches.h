@@ -4,6 +4,7 @@
 #include <mlx/array.h>
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 
@@ -28,18 +29,26 @@ struct BatchOptions {
   bool shuffle = true;       // each epoch in an order of its own
   bool carry_state = false;  // rows walk through contiguous windows; `shuffle` is without meaning then
   uint64_t seed = 0;
+  // Shuffled only, of text that is cut in several ways (DatasetOptions::segmentations): so many of each batch's rows,
+  // to the nearest, show it as it is cut in use, and from batch `plain_from` on all do. Without it rows come as their
+  // windows do.
+  std::optional<double> plain_share;
+  int64_t plain_from = std::numeric_limits<int64_t>::max();
 };
 
 // With W windows and B rows, row r of batch s is
 //   in order      window (s B + r) mod W
 //   shuffled      the same place in the epochs' permutations one behind the other
+//                 with plain_share, windows cut as in use and the others have permutations of their own, and each
+//                 row takes the next of its kind
 //   carry_state   window r n + (s mod n), n = floor(W / B): each row walks through n windows, and all begin anew with
 //                 batch 0, n, 2 n, ... The W - n B windows at the end are left out. With W < B, n is 1 and row r is
 //                 window r mod W.
 // Immutable and thread-safe.
 class Batches {
  public:
-  // Throws UsageError unless 1 <= batch_size, and for a batch of more than 2^31 - 1 tokens.
+  // Throws UsageError unless 1 <= batch_size, for a batch of more than 2^31 - 1 tokens, and for a plain_share where the
+  // windows are all of one kind.
   Batches(Windows windows, const BatchOptions& options);
 
   Batch at(int64_t number) const;  // number >= 0
@@ -59,6 +68,8 @@ class Batches {
   Windows windows_;
   BatchOptions options_;
   int64_t per_epoch_;
+  Dataset::Range varied_;  // windows
+  int64_t plain_rows_ = 0;
 };
 
 }  // namespace mamba::train

@@ -75,6 +75,10 @@ std::shared_ptr<const Dataset> Dataset::open(const std::vector<fs::path>& paths,
             options.tokenizer.string(), cache.counts().largest_id, options.vocab_size);
       content += cache.content();
       dataset->stream_.append(cache.documents().tokens, DocumentStarts::listed(cache.documents().starts));
+      dataset->varied_.end = dataset->stream_.size();
+      if (copy == 0) {
+        dataset->varied_.begin = dataset->stream_.size();
+      }
       dataset->examples_ = Examples(cache.examples().tokens, cache.examples().starts, cache.examples().mask);
     }
     if (options.segmentations > 1 && dataset->examples_.count() > 0) {

@@ -55,6 +55,12 @@ class Dataset {
   // False where the whole of stream() is one stream of tokens without a beginning: no resets, no ignored targets.
   bool has_documents() const { return has_documents_; }
   const Examples& examples() const { return examples_; }
+  // Tokens [begin, end) of stream() are text cut in other ways than it will be in use (DatasetOptions::segmentations).
+  struct Range {
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  Range varied() const { return varied_; }
   const DatasetStatistics& statistics() const { return statistics_; }
   // 32 hexadecimal digits that change with any token, document or mark: a resumed run must see the data that it saw.
   const std::string& fingerprint() const { return fingerprint_; }
@@ -67,6 +73,7 @@ class Dataset {
   TokenStream stream_;
   Examples examples_;
   bool has_documents_ = true;
+  Range varied_;
   DatasetStatistics statistics_;
   std::string fingerprint_;
 };

@@ -91,6 +91,15 @@ int64_t Windows::read(int64_t index, int32_t* tokens, int32_t* targets, uint8_t*
                                  : read_packed(index - stream_windows_, tokens, targets, resets);
 }
 
+Dataset::Range Windows::varied() const {
+  const Dataset::Range tokens = dataset_->varied();
+  if (!whole_ || tokens.begin == tokens.end) {
+    return {};
+  }
+  // A window's last target is one token further.
+  return {(tokens.begin - 1) / length_, std::min((tokens.end + length_ - 1) / length_, stream_windows_)};
+}
+
 int64_t Windows::read_stream(int64_t index, int32_t* tokens, int32_t* targets, uint8_t* resets) const {
   const TokenStream& stream = dataset_->stream();
   const int64_t first = index * length_;

@@ -44,6 +44,9 @@ class Windows {
   // to another document or is not to be learnt; resets, 1 where a document starts. Returns how many targets count.
   int64_t read(int64_t index, int32_t* tokens, int32_t* targets, uint8_t* resets) const;
 
+  // Windows [begin, end) show tokens of Dataset::varied(); the others do not. Nothing of a split is looked for.
+  Dataset::Range varied() const;
+
   // Takes about `fraction` of the data out, at least one window: {training, held out}. Whole documents and examples,
   // drawn by `seed`, where some make up the fraction to a tenth; else the last tokens of the stream. Throws UsageError
   // when one side would be left without a window or these windows come from a split already.
