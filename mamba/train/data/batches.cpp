@@ -42,8 +42,8 @@ Batches::Batches(Windows windows, const BatchOptions& options) : windows_(std::m
   const int64_t varied = varied_.end - varied_.begin;
   if (varied == 0 || varied == count) {
     throw UsageError(fmt::format(
-        "of {} windows {} show text cut in other ways than in use, so there is no share of the others to take: give more "
-        "data or a shorter window",
+        "of {} windows {} show text cut in other ways than in use, so a batch cannot mix them: give more data or a "
+        "shorter window",
         count, varied));
   }
 }
