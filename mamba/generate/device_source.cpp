@@ -11,6 +11,8 @@
 #include <optional>
 #include <random>
 #include <tuple>
+#include <utility>
+#include <variant>
 
 #include "mamba/generate/token_source.h"
 #include "mamba/ops/choose_token/choose_token.h"
@@ -20,6 +22,36 @@ namespace mamba::generate {
 namespace mx = mlx::core;
 
 namespace {
+
+// The state of all rows, as who asked last wanted it: layers apart or side by side.
+class RowsState {
+ public:
+  explicit RowsState(models::State state) : value_(std::move(state)) {}
+
+  models::State& apart() {
+    if (const auto* stacked = std::get_if<models::StackedState>(&value_)) {
+      value_ = stacked->split();
+    }
+    return std::get<models::State>(value_);
+  }
+
+  models::StackedState& stacked() {
+    if (const auto* state = std::get_if<models::State>(&value_)) {
+      value_ = models::StackedState::of(*state);
+    }
+    return std::get<models::StackedState>(value_);
+  }
+
+  std::vector<mx::array> arrays() const {
+    if (const auto* stacked = std::get_if<models::StackedState>(&value_)) {
+      return {stacked->conv, stacked->ssm};
+    }
+    return std::get<models::State>(value_).arrays();
+  }
+
+ private:
+  std::variant<models::State, models::StackedState> value_;
+};
 
 class DeviceSource : public TokenSource {
  public:
@@ -37,7 +69,7 @@ class DeviceSource : public TokenSource {
       first_draws.push_back(added.back().draw());
     }
     const auto count = static_cast<int>(rows.size());
-    Device joined{state, logits, mx::array(settings.begin(), {count, ops::kTokenSettings}), seen_in(rows),
+    Device joined{RowsState(state), logits, mx::array(settings.begin(), {count, ops::kTokenSettings}), seen_in(rows),
                   std::nullopt};
     choose(joined, mx::array(first_draws.begin(), {count}));
     device_ = rows_.empty() ? joined : both(*device_, joined);
@@ -55,8 +87,7 @@ class DeviceSource : public TokenSource {
       goes_on = goes_on || row.left > 0 || row.keeps_state;
     }
     if (goes_on) {
-      const mx::array tokens = mx::reshape(mx::slice(chosen, {0, 0}, {rows, 1}), {rows});
-      std::tie(device_->logits, device_->state) = model_.step(tokens, device_->state);
+      step(chosen);
       choose(*device_, next_draws());
       send();
     }
@@ -82,7 +113,7 @@ class DeviceSource : public TokenSource {
     }
     const mx::array index(rows.begin(), {static_cast<int>(rows.size())}, mx::int32);
     const auto of = [&](mx::array& a) { a = mx::take(a, index, 0); };
-    device_->state = device_->state.select(rows);
+    device_->state.apart() = device_->state.apart().select(rows);
     of(device_->logits);
     of(device_->settings);
     for (std::optional<mx::array>* a : {&device_->seen, &device_->chosen}) {
@@ -94,7 +125,8 @@ class DeviceSource : public TokenSource {
 
   std::pair<models::State, mx::array> state_of(int row) override {
     const int vocab = model_.config().vocab_size;
-    return {device_->state.select({row}), mx::reshape(mx::slice(device_->logits, {row, 0}, {row + 1, vocab}), {vocab})};
+    return {device_->state.apart().select({row}),
+            mx::reshape(mx::slice(device_->logits, {row, 0}, {row + 1, vocab}), {vocab})};
   }
 
  private:
@@ -110,7 +142,7 @@ class DeviceSource : public TokenSource {
 
   // What lies on the device of the rows, after the tokens that next() has given.
   struct Device {
-    models::State state;
+    RowsState state;
     mx::array logits;                 // (rows, vocab) float32
     mx::array settings;               // (rows, kTokenSettings) float32
     std::optional<mx::array> seen;    // (rows, vocab) uint8
@@ -136,9 +168,20 @@ class DeviceSource : public TokenSource {
     return mx::array(seen.begin(), {static_cast<int>(rows.size()), vocab}, mx::uint8);
   }
 
-  static Device both(const Device& a, const Device& b) {
+  // `chosen` (rows, 2) int32, of which the first column are the tokens.
+  void step(const mx::array& chosen) {
+    const int rows = chosen.shape(0);
+    if (model_.steps_stacked(rows)) {
+      std::tie(device_->logits, device_->state.stacked()) = model_.step(chosen, device_->state.stacked());
+      return;
+    }
+    const mx::array tokens = mx::reshape(mx::slice(chosen, {0, 0}, {rows, 1}), {rows});
+    std::tie(device_->logits, device_->state.apart()) = model_.step(tokens, device_->state.apart());
+  }
+
+  static Device both(Device a, Device b) {
     const auto joined = [](const mx::array& x, const mx::array& y) { return mx::concatenate({x, y}, 0); };
-    Device out{models::State::concatenate({a.state, b.state}), joined(a.logits, b.logits),
+    Device out{RowsState(models::State::concatenate({a.state.apart(), b.state.apart()})), joined(a.logits, b.logits),
                joined(a.settings, b.settings), std::nullopt, joined(*a.chosen, *b.chosen)};
     if (a.seen || b.seen) {
       const auto or_none = [](const Device& d) { return d.seen ? *d.seen : mx::zeros(d.logits.shape(), mx::uint8); };

@@ -109,6 +109,7 @@ mx::Dtype MambaLM::dtype() const {
 
 void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
   derived_.clear();
+  stacked_.reset();
   wide_output_weight_.reset();
   const std::string backbone = nn::joined(path, "backbone");
   embeddings_.visit(nn::joined(backbone, "embeddings"), visitor);
@@ -165,6 +166,9 @@ void MambaLM::prepare() {
   }
   mx::eval(arrays);
   derived_ = std::move(derived);
+  if (ops::can_step_model(1, mx::to_stream({}))) {
+    stack_layers();
+  }
 }
 
 std::pair<mx::array, State> MambaLM::hidden(const mx::array& tokens, const State& state, const ForwardOptions& options,

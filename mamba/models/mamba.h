@@ -18,6 +18,7 @@
 #include "mamba/models/config.h"
 #include "mamba/models/state.h"
 #include "mamba/nn/layers.h"
+#include "mamba/ops/model_step/model_step.h"
 
 namespace mamba::models {
 
@@ -46,9 +47,9 @@ struct ForwardOptions {
   Dropout dropout = {};
 };
 
-// How step() goes about it: as hidden() does, each block's mixer fused, each block in one launch, or each block in one
-// node of the graph, which is for CPUs.
-enum class StepWay { kFastest, kOperations, kMixer, kBlock, kCpuBlock };
+// How step() goes about it: as hidden() does, each block's mixer fused, or each block in one node of the graph, which
+// is for CPUs.
+enum class StepWay { kFastest, kOperations, kMixer, kCpuBlock };
 
 class MambaLM {
  public:
@@ -76,8 +77,14 @@ class MambaLM {
   void set_quantization(std::optional<QuantizationConfig> quantization);
   bool is_quantized() const { return config_.quantization.has_value(); }
 
-  // Computes once what each call would compute anew from the parameters (A, for one). Optional; for inference.
+  // Computes once what each call would compute anew from the parameters (A, for one), and stacks layers where that is
+  // the fastest way to generate. Optional; for inference.
   void prepare();
+
+  // Lays the layers' weights side by side, so that step() can take all layers in one launch; afterwards they are views
+  // of that. False, and nothing done, where there are adapters, quantised weights, biases of large layers, or dtypes
+  // differ. After prepare().
+  bool stack_layers();
 
   // Final hidden states (B, L, d_model) of tokens (B, L) int32 from `state`, and the state after them. Nothing is
   // evaluated, so it differentiates; memory grows with L. Ids must lie in the vocabulary: check_tokens().
@@ -99,6 +106,12 @@ class MambaLM {
   // CPUs under Linux always, on GPUs where no weights are quantised and large layers have no biases.
   std::pair<mlx::core::array, State> step(const mlx::core::array& tokens, const State& state,
                                           StepWay way = StepWay::kFastest, mlx::core::StreamOrDevice s = {}) const;
+
+  // The same in one launch (ops/model_step) for all sequences: tokens as there. Where layers are stacked, and the
+  // device can do it, the fastest of all.
+  bool steps_stacked(int batch, mlx::core::StreamOrDevice s = {}) const;
+  std::pair<mlx::core::array, StackedState> step(const mlx::core::array& tokens, const StackedState& state,
+                                                 mlx::core::StreamOrDevice s = {}) const;
 
   // The weights that logits() multiplies with: (vocab, d_model). Throws UsageError where they are quantised.
   const mlx::core::array& output_weight() const;
@@ -140,10 +153,13 @@ class MambaLM {
   // Of 16-bit output weights, where MLX multiplies: float32 logits would widen them each time. From prepare() on.
   std::optional<mlx::core::array> wide_output_weight_;
 
-  StepWay fastest_step(int batch, const mlx::core::Stream& stream) const;
+  std::optional<ops::ModelStepWeights> stacked_;  // from stack_layers() on
+
+  bool is_fusible() const;
+  StepWay fastest_step(const mlx::core::Stream& stream) const;
   std::pair<mlx::core::array, State> step_on_cpu(const mlx::core::array& embeddings, const State& state,
                                                  const mlx::core::Stream& stream) const;
-  std::pair<mlx::core::array, State> step_fused(const mlx::core::array& embeddings, const State& state, bool whole,
+  std::pair<mlx::core::array, State> step_fused(const mlx::core::array& embeddings, const State& state,
                                                 const mlx::core::Stream& stream) const;
 };
 

@@ -103,4 +103,24 @@ uint64_t State::bytes() const {
   return total;
 }
 
+StackedState StackedState::of(const State& state) {
+  std::vector<mx::array> conv;
+  std::vector<mx::array> ssm;
+  for (const LayerState& layer : state.layers) {
+    conv.push_back(layer.conv);
+    ssm.push_back(layer.ssm);
+  }
+  return {mx::stack(conv, 0), mx::stack(ssm, 0)};
+}
+
+State StackedState::split() const {
+  const std::vector<mx::array> convs = mx::split(conv, conv.shape(0), 0);
+  const std::vector<mx::array> ssms = mx::split(ssm, ssm.shape(0), 0);
+  State out;
+  for (size_t i = 0; i < convs.size(); ++i) {
+    out.layers.push_back({mx::squeeze(convs[i], 0), mx::squeeze(ssms[i], 0)});
+  }
+  return out;
+}
+
 }  // namespace mamba::models

@@ -48,4 +48,13 @@ struct State {
   uint64_t bytes() const;
 };
 
+// The same with all layers side by side, as a step in one launch takes it.
+struct StackedState {
+  mlx::core::array conv;  // (layers, B, d_conv - 1, d_inner)
+  mlx::core::array ssm;   // (layers, B, d_inner, d_state) float32
+
+  static StackedState of(const State& state);
+  State split() const;
+};
+
 }  // namespace mamba::models

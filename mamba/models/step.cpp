@@ -22,8 +22,8 @@ bool is_plain(const nn::Linear& layer, mx::Dtype dtype) {
   return !layer.lora && !layer.quantized && layer.weight.dtype() == dtype;
 }
 
-// Whether ops/block_step does all that the block does.
-bool is_fusible(const Block& block, mx::Dtype dtype) {
+// Whether ops/block_step and model_step do all that the block does.
+bool is_plain(const Block& block, mx::Dtype dtype) {
   const Mixer& m = block.mixer;
   return is_plain(m.in_proj, dtype) && !m.in_proj.bias && is_plain(m.x_proj, dtype) && is_plain(m.dt_proj, dtype) &&
          is_plain(m.out_proj, dtype) && !m.out_proj.bias;
@@ -66,42 +66,25 @@ bool has_adapter(const Mixer& m) {
 
 }  // namespace
 
-StepWay MambaLM::fastest_step(int batch, const mx::Stream& stream) const {
+bool MambaLM::is_fusible() const {
+  return !derived_.empty() && !output().quantized &&
+         std::all_of(layers_.begin(), layers_.end(), [&](const Block& block) { return is_plain(block, dtype()); });
+}
+
+StepWay MambaLM::fastest_step(const mx::Stream& stream) const {
   if (ops::can_step_on_cpu(stream)) {
     const bool adapted =
         std::any_of(layers_.begin(), layers_.end(), [](const Block& block) { return has_adapter(block.mixer); });
     return derived_.empty() || adapted ? StepWay::kOperations : StepWay::kCpuBlock;
   }
-  const bool fusible =
-      std::all_of(layers_.begin(), layers_.end(), [&](const Block& block) { return is_fusible(block, dtype()); });
-  if (ops::on_cpu(stream) || derived_.empty() || !fusible || output().quantized) {
-    return StepWay::kOperations;
-  }
-  return ops::can_step_whole(batch, stream) ? StepWay::kBlock : StepWay::kMixer;
+  return ops::on_cpu(stream) || !is_fusible() ? StepWay::kOperations : StepWay::kMixer;
 }
 
-std::pair<mx::array, State> MambaLM::step_fused(const mx::array& embeddings, const State& state, bool whole,
+std::pair<mx::array, State> MambaLM::step_fused(const mx::array& embeddings, const State& state,
                                                 const mx::Stream& s) const {
   check(!derived_.empty(), "[MambaLM] a fused step needs a model that is prepared");
   const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
   State next = state;
-  if (whole) {
-    mx::array h = mx::astype(embeddings, residual_dtype, s);
-    for (size_t i = 0; i < layers_.size(); ++i) {
-      const Block& block = layers_[i];
-      const mx::array& ahead =
-          i + 1 < layers_.size() ? layers_[i + 1].mixer.in_proj.weight : block.mixer.in_proj.weight;
-      const ops::BlockStepWeights weights{.norm = block.norm.weight,
-                                          .eps = block.norm.eps,
-                                          .in_proj = block.mixer.in_proj.weight,
-                                          .mixer = weights_of(block.mixer, derived_[i]),
-                                          .out_proj = block.mixer.out_proj.weight};
-      const ops::StepOutputs out = ops::block_step(h, state.layers[i].conv, state.layers[i].ssm, weights, ahead, s);
-      next.layers[i] = {out.conv, out.ssm};
-      h = out.y;
-    }
-    return {ops::norm_logits(h, norm_f_.weight, norm_f_.eps, output_weight(), s), std::move(next)};
-  }
   mx::array x = embeddings;
   std::optional<mx::array> residual;
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -138,19 +121,30 @@ std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& 
   const mx::Stream stream = mx::to_stream(s);
   const int batch = tokens.shape(0);
   if (way == StepWay::kFastest) {
-    way = fastest_step(batch, stream);
+    way = fastest_step(stream);
   }
   if (way == StepWay::kCpuBlock) {
     state.check_fits(config_);
     auto [logits, next] = step_on_cpu(embeddings_(tokens, dtype(), stream), state, stream);
     return {mx::reshape(logits, {batch, config_.vocab_size}, stream), std::move(next)};
   }
-  if (way != StepWay::kOperations) {
+  if (way == StepWay::kMixer) {
     state.check_fits(config_);
-    return step_fused(embeddings_(tokens, dtype(), stream), state, way == StepWay::kBlock, stream);
+    return step_fused(embeddings_(tokens, dtype(), stream), state, stream);
   }
   auto [h, next] = hidden(mx::reshape(tokens, {batch, 1}, stream), state, {}, stream);
   return {mx::reshape(logits(h, {}, stream), {batch, config_.vocab_size}, stream), std::move(next)};
+}
+
+bool MambaLM::steps_stacked(int batch, mx::StreamOrDevice s) const {
+  return stacked_ && ops::can_step_model(batch, mx::to_stream(s));
+}
+
+std::pair<mx::array, StackedState> MambaLM::step(const mx::array& tokens, const StackedState& state,
+                                                 mx::StreamOrDevice s) const {
+  check(stacked_.has_value(), "[MambaLM] a step of all layers at once needs a model whose layers are stacked");
+  ops::ModelStepOutputs out = ops::model_step(tokens, state.conv, state.ssm, *stacked_, mx::to_stream(s));
+  return {std::move(out.logits), {std::move(out.conv), std::move(out.ssm)}};
 }
 
 }  // namespace mamba::models

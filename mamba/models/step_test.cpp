@@ -5,6 +5,7 @@
 #include "mamba/models/initialize.h"
 #include "mamba/models/mamba.h"
 #include "mamba/ops/block_step/gpu_host.h"
+#include "mamba/ops/model_step/gpu_host.h"
 
 namespace mamba::models {
 namespace {
@@ -28,40 +29,90 @@ MambaLM small_model(mx::Dtype dtype) {
   return model;
 }
 
-// Each way's logits and states beside those of the operations, over some tokens.
+mx::array some_tokens(int batch, int t) {
+  std::vector<int32_t> ids;
+  for (int b = 0; b < batch; ++b) {
+    ids.push_back((7 * t + 11 * b) % 61);
+  }
+  return mx::array(ids.begin(), {batch}, mx::int32);
+}
+
+void expect_close(const mx::array& a, const mx::array& b, double tolerance) {
+  EXPECT_EQ(a.dtype(), b.dtype());
+  EXPECT_TRUE(mx::allclose(mx::astype(a, mx::float32), mx::astype(b, mx::float32), tolerance, tolerance).item<bool>());
+}
+
+void expect_close(const State& got, const State& want, double tolerance) {
+  for (size_t i = 0; i < got.layers.size(); ++i) {
+    expect_close(got.layers[i].conv, want.layers[i].conv, tolerance);
+    expect_close(got.layers[i].ssm, want.layers[i].ssm, tolerance);
+  }
+}
+
+// Logits and states beside those of the operations, over some tokens.
 TEST(Step, EveryWayGivesTheSame) {
   ops::step::use_host_kernels();
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
     const MambaLM model = small_model(dtype);
     const double tolerance = dtype == mx::float32 ? 1e-4 : 0.05;
     for (const int batch : {1, 3}) {
-      for (const StepWay way : {StepWay::kMixer, StepWay::kBlock, StepWay::kCpuBlock}) {
+      for (const StepWay way : {StepWay::kMixer, StepWay::kCpuBlock}) {
         State got = model.initial_state(batch);
         State want = got;
         for (int t = 0; t < 6; ++t) {
-          std::vector<int32_t> ids;
-          for (int b = 0; b < batch; ++b) {
-            ids.push_back((7 * t + 11 * b) % 61);
-          }
-          const mx::array tokens(ids.begin(), {batch}, mx::int32);
+          const mx::array tokens = some_tokens(batch, t);
           auto [logits, next] = model.step(tokens, got, way);
           auto [expected, after] = model.step(tokens, want, StepWay::kOperations);
-          EXPECT_TRUE(mx::allclose(logits, expected, tolerance, tolerance).item<bool>()) << t;
+          expect_close(logits, expected, tolerance);
           got = next;
           want = after;
         }
-        for (size_t i = 0; i < got.layers.size(); ++i) {
-          const auto close = [&](const mx::array& a, const mx::array& b) {
-            EXPECT_EQ(a.dtype(), b.dtype());
-            EXPECT_TRUE(mx::allclose(mx::astype(a, mx::float32), mx::astype(b, mx::float32), tolerance, tolerance)
-                            .item<bool>());
-          };
-          close(got.layers[i].conv, want.layers[i].conv);
-          close(got.layers[i].ssm, want.layers[i].ssm);
-        }
+        expect_close(got, want, tolerance);
       }
     }
   }
+}
+
+// All layers in one launch, from states that are stacked and split on the way, and weights that became views.
+TEST(Step, StackedLayersGiveTheSame) {
+  ops::step::use_host_model_kernel();
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    MambaLM model = small_model(dtype);
+    const MambaLM apart = model;
+    const double tolerance = dtype == mx::float32 ? 1e-4 : 0.05;
+    ASSERT_TRUE(model.stack_layers());
+    EXPECT_FALSE(model.steps_stacked(1));  // a CPU
+    for (const int batch : {1, 3}) {
+      State got = model.initial_state(batch);
+      State want = got;
+      for (int t = 0; t < 6; ++t) {
+        const mx::array tokens = some_tokens(batch, t);
+        auto [logits, next] = model.step(tokens, StackedState::of(got));
+        auto [expected, after] = apart.step(tokens, want, StepWay::kOperations);
+        expect_close(logits, expected, tolerance);
+        expect_close(model.step(tokens, got, StepWay::kOperations).first,
+                     apart.step(tokens, got, StepWay::kOperations).first, 0);
+        got = next.split();
+        want = after;
+      }
+      expect_close(got, want, tolerance);
+    }
+  }
+}
+
+TEST(Step, WhatIsNotPlainIsNotStacked) {
+  MambaLM mixed = small_model(mx::float32);
+  mixed.visit("", [&](const std::string& path, mx::array& value) {
+    if (path.find("layers.1.mixer.x_proj.weight") != std::string::npos) {
+      value = mx::astype(value, mx::bfloat16);
+    }
+  });
+  mixed.prepare();
+  EXPECT_FALSE(mixed.stack_layers());
+  MambaLM model = small_model(mx::float32);
+  EXPECT_TRUE(model.stack_layers());
+  model.visit("", [](const std::string&, mx::array&) {});
+  EXPECT_FALSE(model.stack_layers());  // not prepared any more
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "mamba/generate/generator.h"
@@ -133,18 +135,26 @@ Json prompt_figures(mx::Dtype dtype, int length) {
 // What a step costs the host alone: the calls that build it and send it off, while the device has others to do.
 double host_seconds(const models::MambaLM& model, int batch) {
   models::State state = model.initial_state(batch);
+  std::optional<models::StackedState> stacked;
+  if (model.steps_stacked(batch)) {
+    stacked = models::StackedState::of(state);
+  }
   mx::array tokens = mx::contiguous(mx::zeros({batch}, mx::int32));
+  mx::array logits = tokens;
   std::vector<double> times;
   for (int i = 0; i < 30; ++i) {
     mx::synchronize();
     const auto start = Clock::now();
-    auto [logits, next] = model.step(tokens, state);
+    if (stacked) {
+      std::tie(logits, *stacked) = model.step(tokens, *stacked);
+    } else {
+      std::tie(logits, state) = model.step(tokens, state);
+    }
     tokens = mx::astype(mx::argmax(logits, -1), mx::int32);
-    std::vector<mx::array> arrays = next.arrays();
+    std::vector<mx::array> arrays = stacked ? std::vector{stacked->conv, stacked->ssm} : state.arrays();
     arrays.push_back(tokens);
     mx::async_eval(arrays);
     times.push_back(seconds_since(start));
-    state = std::move(next);
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];

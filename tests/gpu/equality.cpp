@@ -9,12 +9,12 @@
 
 #include "mamba/models/initialize.h"
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
-#include "mamba/ops/choose_token/choose_token.h"
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 #include "report.h"
+#include "table.h"
 
 namespace mamba::gpu_report {
 
@@ -22,107 +22,9 @@ namespace mx = mlx::core;
 
 namespace {
 
-using Arrays = std::vector<mx::array>;
-using Function = std::function<Arrays(const Arrays& in, mx::Device device)>;
-
-mx::array normal(const mx::Shape& shape, uint64_t seed, float scale = 1.0f, float mean = 0.0f,
-                 mx::Dtype dtype = mx::float32) {
-  const mx::Device cpu = mx::Device::cpu;
-  mx::array a = mx::astype(mx::random::normal(shape, mx::float32, mean, scale, mx::random::key(seed), cpu), dtype, cpu);
-  a.eval();
-  return a;
-}
-
-// Values, then gradients of the sum of outputs times fixed random numbers.
-Arrays values_and_gradients(const Function& f, const Arrays& in, mx::Device device) {
-  Arrays cotangents;
-  const auto on_device = [&](const Arrays& values) { return f(values, device); };
-  Arrays outputs = on_device(in);
-  mx::eval(outputs);
-  uint64_t seed = 99;
-  for (const mx::array& out : outputs) {
-    cotangents.push_back(normal(out.shape(), ++seed, 1.0f, 0.0f, out.dtype()));
-  }
-  auto [all, gradients] = mx::vjp(on_device, in, cotangents);
-  all.insert(all.end(), gradients.begin(), gradients.end());
-  mx::eval(all);
-  // Values without gradients may come from other kernels.
-  all.insert(all.end(), outputs.begin(), outputs.end());
-  return all;
-}
-
-// The largest difference of any array, relative to the number or the array's root mean square.
-double worst_error(const Arrays& got, const Arrays& want) {
-  const mx::Device cpu = mx::Device::cpu;
-  double worst = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    if (want[i].size() == 0) {
-      continue;
-    }
-    const mx::array w = mx::astype(want[i], mx::float32, cpu);
-    const mx::array g = mx::astype(got[i], mx::float32, cpu);
-    const mx::array rms = mx::sqrt(mx::mean(mx::square(w, cpu), cpu), cpu);
-    const mx::array scale = mx::add(mx::maximum(mx::abs(w, cpu), rms, cpu), mx::array(1e-20f), cpu);
-    mx::array error = mx::max(mx::divide(mx::abs(mx::subtract(g, w, cpu), cpu), scale, cpu), cpu);
-    const double value = error.item<float>();
-    worst = std::isfinite(value) ? std::max(worst, value) : INFINITY;
-  }
-  return worst;
-}
-
-class Table {
- public:
-  explicit Table(std::string filter) : filter_(std::move(filter)) {}
-
-  void add(const std::string& name, double bound, const Function& f, const Arrays& in) {
-    compare(name, bound, [&](mx::Device device) { return values_and_gradients(f, in, device); });
-  }
-
-  // Of what is not differentiable.
-  void add_values(const std::string& name, double bound, const Function& f, const Arrays& in) {
-    compare(name, bound, [&](mx::Device device) {
-      Arrays out = f(in, device);
-      mx::eval(out);
-      return out;
-    });
-  }
-
-  bool all_ok() const { return all_ok_; }
-
- private:
-  void compare(const std::string& name, double bound, const std::function<Arrays(mx::Device)>& run) {
-    if (name.find(filter_) == std::string::npos) {
-      return;
-    }
-    Json entry = {{"bound", bound}};
-    bool ok = false;
-    try {
-      const Arrays want = run(mx::Device::cpu);
-      const Arrays got = run(mx::Device::gpu);
-      const Arrays again = run(mx::Device::gpu);
-      const double error = worst_error(got, want);
-      entry["error"] = std::isfinite(error) ? Json(error) : Json("not finite");
-      entry["same_bits_again"] = worst_error(again, got) == 0;
-      ok = error <= bound;
-    } catch (const std::exception& failure) {
-      entry["failure"] = std::string(failure.what()).substr(0, 2000);
-    }
-    entry["ok"] = ok;
-    all_ok_ = all_ok_ && ok;
-    report("equality", name, std::move(entry));
-  }
-
-  std::string filter_;
-  bool all_ok_ = true;
-};
-
 // Half a step of the dtype where results are rounded to it, twice for where the two sides round apart.
 double bound_of(mx::Dtype dtype, double float_bound) {
   return float_bound + (dtype == mx::bfloat16 ? 0x1p-7 : dtype == mx::float16 ? 0x1p-10 : 0.0);
-}
-
-const char* name_of(mx::Dtype dtype) {
-  return dtype == mx::bfloat16 ? "bfloat16" : dtype == mx::float16 ? "float16" : "float32";
 }
 
 void add_scans(Table& table) {
@@ -321,72 +223,6 @@ void add_model(Table& table) {
     };
     table.add(fmt::format("model L{}", length), 1e-3, logits, nn::parameter_list(*model));
   }
-}
-
-// A token of each sequence, by each of the ways there are, beside plain operations on the CPU.
-void add_steps(Table& table) {
-  struct Case {
-    int batch;
-    models::StepWay way;
-    const char* name;
-    mx::Dtype dtype;
-  };
-  using models::StepWay;
-  for (const Case& c : std::vector<Case>{{1, StepWay::kMixer, "mixer", mx::float32},
-                                         {1, StepWay::kBlock, "block", mx::float32},
-                                         {3, StepWay::kBlock, "block", mx::float32},
-                                         {8, StepWay::kBlock, "block", mx::float32},
-                                         {70, StepWay::kMixer, "mixer", mx::float32},
-                                         {1, StepWay::kBlock, "block", mx::bfloat16},
-                                         {5, StepWay::kBlock, "block", mx::bfloat16},
-                                         {9, StepWay::kMixer, "mixer", mx::bfloat16}}) {
-    models::Config config{.vocab_size = 517, .d_model = 312, .n_layer = 4};
-    const auto model = std::make_shared<models::MambaLM>(config);
-    models::initialize(*model, 5);
-    model->visit("", [&](const std::string& path, mx::array& value) {
-      if (path.find("_proj.weight") != std::string::npos || path.find("embeddings") != std::string::npos) {
-        value = mx::astype(value, c.dtype, mx::Device::cpu);
-      }
-      value.eval();
-    });
-    const Function steps = [=](const Arrays&, mx::Device device) -> Arrays {
-      mx::set_default_device(device);
-      models::MambaLM own = *model;
-      own.prepare();
-      models::State state = own.initial_state(c.batch);
-      Arrays out;
-      for (int t = 0; t < 8; ++t) {
-        std::vector<int32_t> ids;
-        for (int b = 0; b < c.batch; ++b) {
-          ids.push_back((31 * t + 17 * b + 5) % 517);
-        }
-        auto [logits, next] = own.step(mx::array(ids.begin(), {c.batch}, mx::int32), state,
-                                       device == mx::Device::cpu ? StepWay::kOperations : c.way);
-        out.push_back(logits);
-        state = std::move(next);
-      }
-      for (const mx::array& s : state.arrays()) {
-        out.push_back(s);
-      }
-      return out;
-    };
-    table.add_values(fmt::format("step {} B{} {}", c.name, c.batch, name_of(c.dtype)),
-                     c.dtype == mx::float32 ? 1e-3 : 0x1p-4, steps, {});
-  }
-  const Function choose = [](const Arrays& a, mx::Device device) -> Arrays {
-    const auto out = ops::choose_token({.logits = a[0], .settings = a[1], .draws = a[2], .seen = a[3]}, device);
-    return {mx::slice(out.chosen, {0, 0}, {out.chosen.shape(0), 1}, device), *out.seen,
-            mx::view(mx::contiguous(mx::slice(out.chosen, {0, 1}, {out.chosen.shape(0), 2}, device), false, device),
-                     mx::float32, device)};
-  };
-  const std::vector<float> settings = {0,    0, 1,  0,     1,     1,    0, 1,    0,    1, 0.8f, 0,
-                                       0.9f, 0, 1,  0.7f,  40,    1,    0, 1.2f, 1.5f, 0, 1,    0.05f,
-                                       1,    1, 50, 0.95f, 0.01f, 1.1f, 0, 0,    1,    0, 2};
-  const mx::array seen =
-      mx::astype(mx::greater(normal({7, 50280}, 8), mx::array(1.0f), mx::Device::cpu), mx::uint8, mx::Device::cpu);
-  table.add_values("choose_token", 1e-5, choose,
-                   {normal({7, 50280}, 6, 2.5f), mx::array(settings.begin(), {7, 5}),
-                    mx::array({0.1f, 0.2f, 0.35f, 0.5f, 0.77f, 0.9f, 0.99f}, {7}), seen});
 }
 
 }  // namespace

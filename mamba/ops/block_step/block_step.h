@@ -1,5 +1,4 @@
-// block_step: one token of each sequence through one block of a Mamba (residual, norm, mixer), for generation on GPUs,
-// where what a step costs is the number of launches.
+// block_step: one token of each sequence through one block of a Mamba (residual, norm, mixer), for generation.
 //
 //   h                      (B, M) float32 or T: the sum of what all blocks before gave
 //   norm                   (M)
@@ -14,11 +13,9 @@
 //   h' = h + out_proj(mixer(norm(h))), and the states after the token
 //
 // with ops/rms_norm, causal_conv1d and selective_scan's equations, where what passes between layers is rounded to T as
-// there, but not the norm's result. `step` is all of it in one launch, for few sequences: its groups wait for one
-// another, so all must fit on the device at once, no other stream may do the same, and of the blocks that are
-// evaluated together each must need the one before. `mixer_step` is what lies between
-// the two large products, one sequence to a group. Neither is differentiable; CPU streams serve tests
-// (ops/gpu/kernel.h).
+// there, but not the norm's result. On GPUs `mixer_step` is what lies between the two large products in one launch, one
+// sequence to a group; ops/model_step is more than that where the device allows it. Not differentiable; CPU streams
+// serve tests (ops/gpu/kernel.h).
 #pragma once
 
 #include <mlx/array.h>
@@ -52,23 +49,11 @@ struct StepOutputs {
   mlx::core::array ssm;
 };
 
-// Whether `stream` can run block_step() on `batch` sequences.
-bool can_step_whole(int batch, const mlx::core::Stream& stream);
-
-// `ahead`: weights that the launch after this one reads first, which are fetched into the device's cache meanwhile.
-StepOutputs block_step(const mlx::core::array& h, const mlx::core::array& conv, const mlx::core::array& ssm,
-                       const BlockStepWeights& weights, const std::optional<mlx::core::array>& ahead,
-                       const mlx::core::Stream& stream);
-
 // `xz` (B, 2 D) T: in_proj's result.
 StepOutputs mixer_step(const mlx::core::array& xz, const mlx::core::array& conv, const mlx::core::array& ssm,
                        const MixerStepWeights& weights, const mlx::core::Stream& stream);
 
-// Logits (B, V) float32 of norm(h) times weight (V, M) T, for few sequences.
-mlx::core::array norm_logits(const mlx::core::array& h, const mlx::core::array& norm, float eps,
-                             const mlx::core::array& weight, const mlx::core::Stream& stream);
-
-// All of block_step() in operations of their own: the specification.
+// The whole block in operations of their own: the specification.
 StepOutputs block_step_reference(const mlx::core::array& h, const mlx::core::array& conv, const mlx::core::array& ssm,
                                  const BlockStepWeights& weights, const mlx::core::Stream& stream);
 

@@ -5,6 +5,7 @@
 constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 constexpr int kWarps = kThreads / 32;
+constexpr int kLoads = 8;
 MAMBA_SHARED(float, scratch, kWarps);
 MAMBA_SHARED(float, result, 1);
 const int words = logits_shape[1];
@@ -21,30 +22,55 @@ if (thread == 0) {
   result[0] = 0.0f;
 }
 
+// One pass for the largest score, the first word that has it, and the sum of the exponentials, which is scaled down
+// whenever a larger one turns up. kLoads words are on their way at a time.
 float largest = -3.4e38f;
 float top = -3.4e38f;
-for (int i = thread; i < words; i += kThreads) {
-  const float raw = float(logits[first + i]);
-  float score = raw;
-  if (kHasSeen) {
-    const int used = int(seen[first + i]);
-    seen_after[first + i] = used;
-    if (used != 0) {
-      score = raw < 0.0f ? raw * penalty : raw / penalty;
+float sum = 0.0f;
+int first_top = words;
+MAMBA_NO_UNROLL
+for (int from = thread; from < words; from += kThreads * kLoads) {
+  float raw[kLoads];
+  bool used[kLoads];
+  MAMBA_UNROLL
+  for (int j = 0; j < kLoads; ++j) {
+    const int i = from + j * kThreads;
+    raw[j] = i < words ? float(logits[first + i]) : -3.4e38f;
+    used[j] = kHasSeen && i < words && int(seen[first + i]) != 0;
+  }
+  float of_these = raw[0];
+  MAMBA_UNROLL
+  for (int j = 1; j < kLoads; ++j) {
+    of_these = mamba_max(of_these, raw[j]);
+  }
+  if (of_these > largest) {
+    sum *= mamba_exp2(kLog2e * (largest - of_these));
+    largest = of_these;
+  }
+  MAMBA_UNROLL
+  for (int j = 0; j < kLoads; ++j) {
+    const int i = from + j * kThreads;
+    if (i < words) {
+      sum += mamba_exp2(kLog2e * (raw[j] - largest));
+      float score = raw[j];
+      if (kHasSeen) {
+        seen_after[first + i] = used[j] ? 1 : 0;
+        score = used[j] ? (score < 0.0f ? score * penalty : score / penalty) : score;
+      }
+      if (temperature > 0.0f) {
+        score = score / temperature;
+        scores[first + i] = score;
+      }
+      first_top = score > top || first_top == words ? i : first_top;
+      top = mamba_max(top, score);
     }
   }
-  score = temperature > 0.0f ? score / temperature : score;
-  scores[first + i] = score;
-  largest = mamba_max(largest, raw);
-  top = mamba_max(top, score);
 }
+const float my_top = top;
+const float my_largest = largest;
 largest = mamba_group_max<kThreads>(largest, thread, scratch);
 top = mamba_group_max<kThreads>(top, thread, scratch);
-float sum = 0.0f;
-for (int i = thread; i < words; i += kThreads) {
-  sum += mamba_exp2(kLog2e * (float(logits[first + i]) - largest));
-}
-sum = mamba_group_sum<kThreads>(sum, thread, scratch);
+sum = mamba_group_sum<kThreads>(sum * mamba_exp2(kLog2e * (my_largest - largest)), thread, scratch);
 
 if (temperature > 0.0f) {
   unsigned int floor_key = 0u;
@@ -55,8 +81,17 @@ if (temperature > 0.0f) {
     for (int bit = 31; bit >= 0; --bit) {
       const unsigned int at_least = floor_key | (1u << bit);
       float count = 0.0f;
-      for (int i = thread; i < words; i += kThreads) {
-        count += mamba_ordered(float(scores[first + i])) >= at_least ? 1.0f : 0.0f;
+      MAMBA_NO_UNROLL
+      for (int from = thread; from < words; from += kThreads * kLoads) {
+        float score[kLoads];
+        MAMBA_UNROLL
+        for (int j = 0; j < kLoads; ++j) {
+          score[j] = from + j * kThreads < words ? float(scores[first + from + j * kThreads]) : -3.4e38f;
+        }
+        MAMBA_UNROLL
+        for (int j = 0; j < kLoads; ++j) {
+          count += from + j * kThreads < words && mamba_ordered(score[j]) >= at_least ? 1.0f : 0.0f;
+        }
       }
       floor_key = mamba_group_sum<kThreads>(count, thread, scratch) >= top_k ? at_least : floor_key;
     }
@@ -74,9 +109,19 @@ if (temperature > 0.0f) {
       const unsigned int wanted = key | (1u << bit);
       const unsigned int at_least = wanted > floor_key ? wanted : floor_key;
       float mass = 0.0f;
-      for (int i = thread; i < words; i += kThreads) {
-        const float score = float(scores[first + i]);
-        mass += mamba_ordered(score) >= at_least ? mamba_exp2(kLog2e * (score - top)) : 0.0f;
+      MAMBA_NO_UNROLL
+      for (int from = thread; from < words; from += kThreads * kLoads) {
+        float score[kLoads];
+        MAMBA_UNROLL
+        for (int j = 0; j < kLoads; ++j) {
+          score[j] = from + j * kThreads < words ? float(scores[first + from + j * kThreads]) : -3.4e38f;
+        }
+        MAMBA_UNROLL
+        for (int j = 0; j < kLoads; ++j) {
+          mass += from + j * kThreads < words && mamba_ordered(score[j]) >= at_least
+                      ? mamba_exp2(kLog2e * (score[j] - top))
+                      : 0.0f;
+        }
       }
       key = mamba_group_sum<kThreads>(mass, thread, scratch) >= enough ? wanted : key;
     }
@@ -152,11 +197,7 @@ if (temperature > 0.0f) {
     result[0] = float(chosen_word);
   }
 } else {
-  int mine = words;
-  for (int i = thread; i < words; i += kThreads) {
-    mine = mine == words && float(scores[first + i]) == top ? i : mine;
-  }
-  const float lowest = -mamba_group_max<kThreads>(-float(mine), thread, scratch);
+  const float lowest = -mamba_group_max<kThreads>(-float(my_top == top ? first_top : words), thread, scratch);
   if (thread == 0) {
     result[0] = lowest;
   }

@@ -16,7 +16,7 @@
 #define MAMBA_BARRIER() mamba::ops::gpu::host::barrier()
 #define MAMBA_DEVICE_BARRIER() mamba::ops::gpu::host::barrier()
 #define MAMBA_GRID_BARRIER(counter) mamba::ops::gpu::host::grid_barrier()
-#define MAMBA_PREFETCH(at)
+#define MAMBA_PREFETCH(at, bytes) ((void)(at), (void)(bytes))
 #define MAMBA_SHUFFLE(value, lane) mamba::ops::gpu::host::shuffle(value, lane)
 #define MAMBA_SHUFFLE_XOR(value, mask) mamba::ops::gpu::host::shuffle_xor(value, mask)
 #define MAMBA_THREAD mamba::ops::gpu::host::thread_index()
@@ -69,7 +69,65 @@ MAMBA_FN float mamba_abs(float x) {
   return std::fabs(x);
 }
 
+template <typename From>
+MAMBA_FN float4 mamba_load4(const From& from) {
+  return {float(from[0]), float(from[1]), float(from[2]), float(from[3])};
+}
+template <typename To>
+MAMBA_FN void mamba_store4(const To& to, const float4& value) {
+  to[0] = value.x;
+  to[1] = value.y;
+  to[2] = value.z;
+  to[3] = value.w;
+}
+
+template <typename T>
+struct MambaLine {
+  static constexpr int kCount = 16 / int(sizeof(T));
+  float numbers[kCount];
+};
+template <typename T>
+MAMBA_FN MambaLine<T> mamba_no_line() {
+  return {};
+}
+template <typename T, bool kWhole, typename From>
+MAMBA_FN MambaLine<T> mamba_line(const From& from, int left) {
+  MambaLine<T> line = {};
+  for (int i = 0; i < line.kCount && (kWhole ? left > 0 : i < left); ++i) {
+    line.numbers[i] = float(from[i]);
+  }
+  return line;
+}
+template <typename T, bool kWhole, typename From>
+MAMBA_FN MambaLine<T> mamba_weight_line(const From& from, int left) {
+  return mamba_line<T, kWhole>(from, left);
+}
+template <typename T>
+MAMBA_FN void mamba_tile_product(float (&sums)[4], const MambaLine<T>& low, const MambaLine<T>& high,
+                                 const MambaLine<T>& right, int lane) {
+  constexpr int kCount = MambaLine<T>::kCount;
+  float mine[3 * kCount];
+  for (int i = 0; i < kCount; ++i) {
+    mine[i] = low.numbers[i];
+    mine[kCount + i] = high.numbers[i];
+    mine[2 * kCount + i] = right.numbers[i];
+  }
+  const float* const all = mamba::ops::gpu::host::share(mine, 3 * kCount);
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4;
+    const int column = lane % 4 * 2 + i % 2;
+    for (int neighbour = 0; neighbour < 4; ++neighbour) {
+      for (int k = 0; k < kCount; ++k) {
+        sums[i] = std::fma(all[(row * 4 + neighbour) * 3 * kCount + i / 2 * kCount + k],
+                           all[(column * 4 + neighbour) * 3 * kCount + 2 * kCount + k], sums[i]);
+      }
+    }
+  }
+}
+
 #include "mamba/ops/gpu/math.h"
+// Uses what stands in the file before.
+#include "mamba/ops/gpu/tiles.h"
 
 }  // namespace mamba::ops::gpu::dialect
 

@@ -29,6 +29,7 @@ namespace mamba::ops::gpu::host {
 namespace {
 
 constexpr int64_t kStackBytes = 256 << 10;
+constexpr int kMostPosted = 32;             // numbers that a lane hands to the others at once
 constexpr int64_t kSharedBytes = 32 << 10;  // what Metal gives a group
 
 enum class Waiting { kNothing, kBarrier, kGridBarrier, kShuffle, kDone };
@@ -43,7 +44,7 @@ struct Fiber {
   void* sanitizer = nullptr;
 };
 
-// One group at work. Shuffled values lie in two rows by turns: a lane that goes on posts to the other one.
+// One group at work. Values for other lanes lie in two rows by turns: a lane that goes on posts to the other one.
 struct Group {
   const Launch* launch = nullptr;
   Body body = nullptr;
@@ -230,7 +231,7 @@ OwnedGroup make_group(Body body, const Launch& launch) {
     fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   }
   for (std::vector<float>& row : made->posted) {
-    row.resize(static_cast<size_t>(launch.threads));
+    row.resize(static_cast<size_t>(launch.threads * kMostPosted));
   }
   made->shared.resize(kSharedBytes + 16);
 #if defined(__SANITIZE_THREAD__)
@@ -318,13 +319,19 @@ void grid_barrier() {
   wait_for(Waiting::kGridBarrier);
 }
 
-float shuffle(float value, int lane) {
-  check(lane >= 0 && lane < kSimdWidth, "a GPU kernel shuffles from lane {}", lane);
+const float* share(const float* values, int count) {
+  check(count > 0 && count <= kMostPosted, "a GPU kernel's lane shares {} numbers", count);
   const int self = group->current;
   std::vector<float>& row = group->posted[group->fibers[static_cast<size_t>(self)].shuffles++ % 2];
-  row[static_cast<size_t>(self)] = value;
+  float* const all = row.data() + self / kSimdWidth * kSimdWidth * kMostPosted;
+  std::copy_n(values, count, all + self % kSimdWidth * count);
   wait_for(Waiting::kShuffle);
-  return row[static_cast<size_t>(self / kSimdWidth * kSimdWidth + lane)];
+  return all;
+}
+
+float shuffle(float value, int lane) {
+  check(lane >= 0 && lane < kSimdWidth, "a GPU kernel shuffles from lane {}", lane);
+  return share(&value, 1)[lane];
 }
 
 float shuffle_xor(float value, int mask) {

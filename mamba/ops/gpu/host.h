@@ -100,6 +100,8 @@ void barrier();
 void grid_barrier();
 float shuffle(float value, int lane);
 float shuffle_xor(float value, int mask);
+// What all lanes of a SIMD group passed, lane after lane: `count` numbers each, at most 32.
+const float* share(const float* values, int count);
 void* shared_bytes(int64_t bytes);
 
 template <typename T>

@@ -16,6 +16,7 @@ namespace mamba::embedded {
 std::string_view gpu_dialect_cuda();
 std::string_view gpu_dialect_metal();
 std::string_view gpu_math();
+std::string_view gpu_tiles();
 }  // namespace mamba::embedded
 
 namespace mamba::ops::gpu {
@@ -132,6 +133,9 @@ std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::arra
     const bool metal = mx::metal::is_available();
     std::string header =
         stripped(metal ? embedded::gpu_dialect_metal() : embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math());
+    if (!metal) {
+      header += stripped(embedded::gpu_tiles());
+    }
     if (!metal && cuda_registers_ > 0) {
       // MLX writes the kernel's declaration, whose only word that can be extended is this.
       header += fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({})\n",

@@ -128,17 +128,12 @@ MAMBA_FN float mamba_group_max(float v, int thread, MAMBA_SHARED_PTR(float) scra
   return largest;
 }
 
-// Dot products of `count` weights with kTile rows of x, `stride` apart, of which `rows` are there: a SIMD group's work,
-// whose lanes all get the sums. kNorm: the weights times `norm`, and the rows' sums of
-// squares. kLoads of a lane's weights are in flight at a time.
-template <int kTile, bool kNorm, int kLoads, typename Weights, typename Rows, typename Norm>
-MAMBA_FN void mamba_dots(Weights weights, Rows x, Norm norm, int count, int stride, int rows, int lane,
-                         MAMBA_PRIVATE float (&dots)[kTile], MAMBA_PRIVATE float (&squares)[kTile]) {
-  MAMBA_UNROLL
-  for (int t = 0; t < kTile; ++t) {
-    dots[t] = 0.0f;
-    squares[t] = 0.0f;
-  }
+// The dot product of `count` weights and as many numbers: a SIMD group's work, whose lanes all get it. kLoads of a
+// lane's weights are in flight at a time.
+template <typename Weights, typename Numbers>
+MAMBA_FN float mamba_dot(Weights weights, Numbers x, int count, int lane) {
+  constexpr int kLoads = 12;
+  float dot = 0.0f;
   MAMBA_NO_UNROLL
   for (int from = lane; from < count; from += 32 * kLoads) {
     float w[kLoads];
@@ -146,44 +141,29 @@ MAMBA_FN void mamba_dots(Weights weights, Rows x, Norm norm, int count, int stri
     for (int j = 0; j < kLoads; ++j) {
       const int k = from + 32 * j;
       w[j] = k < count ? float(weights[k]) : 0.0f;
-      if (kNorm) {
-        w[j] *= k < count ? float(norm[k]) : 0.0f;
-      }
     }
     MAMBA_UNROLL
-    for (int t = 0; t < kTile; ++t) {
-      if (t < rows) {
-        MAMBA_UNROLL
-        for (int j = 0; j < kLoads; ++j) {
-          const int k = from + 32 * j;
-          const float value = k < count ? float(x[t * stride + k]) : 0.0f;
-          dots[t] = mamba_fma(w[j], value, dots[t]);
-          squares[t] = kNorm ? mamba_fma(value, value, squares[t]) : 0.0f;
-        }
-      }
+    for (int j = 0; j < kLoads; ++j) {
+      const int k = from + 32 * j;
+      dot = k < count ? mamba_fma(w[j], float(x[k]), dot) : dot;
     }
   }
   MAMBA_UNROLL
-  for (int t = 0; t < kTile; ++t) {
-    MAMBA_UNROLL
-    for (int bit = 16; bit >= 1; bit /= 2) {
-      dots[t] += MAMBA_SHUFFLE_XOR(dots[t], bit);
-      if (kNorm) {
-        squares[t] += MAMBA_SHUFFLE_XOR(squares[t], bit);
-      }
-    }
+  for (int bit = 16; bit >= 1; bit /= 2) {
+    dot += MAMBA_SHUFFLE_XOR(dot, bit);
   }
+  return dot;
 }
 
 // One position of a channel's convolution, before its activation. `before` and `after`: the channel's last inputs,
-// oldest first, `channels` apart.
+// oldest first, `apart` and `channels` apart.
 template <int kTaps, typename T, typename Weights, typename Before, typename After>
-MAMBA_FN float mamba_conv_step(Weights weight, Before before, After after, int channels, T newest, float bias,
-                               bool has_before) {
+MAMBA_FN float mamba_conv_step(Weights weight, Before before, int apart, After after, int channels, T newest,
+                               float bias, bool has_before) {
   float sum = mamba_fma(float(weight[kTaps - 1]), float(newest), bias);
   MAMBA_UNROLL
   for (int k = 0; k < kTaps - 1; ++k) {
-    const T value = has_before ? T(before[k * channels]) : T(0.0f);
+    const T value = has_before ? T(before[k * apart]) : T(0.0f);
     sum = mamba_fma(float(weight[k]), float(value), sum);
     if (k > 0) {
       after[(k - 1) * channels] = value;

@@ -1,0 +1,106 @@
+// A token of each sequence, by each of the ways there are, beside plain operations on the CPU; and its choice.
+#include <fmt/format.h>
+#include <mlx/ops.h>
+
+#include <optional>
+#include <tuple>
+
+#include "mamba/models/initialize.h"
+#include "mamba/ops/choose_token/choose_token.h"
+#include "table.h"
+
+namespace mamba::gpu_report {
+
+namespace mx = mlx::core;
+
+namespace {
+
+void cast_matrices(models::MambaLM& model, mx::Dtype dtype) {
+  model.visit("", [&](const std::string& path, mx::array& value) {
+    if (path.find("_proj.weight") != std::string::npos || path.find("embeddings") != std::string::npos) {
+      value = mx::astype(value, dtype, mx::Device::cpu);
+    }
+    value.eval();
+  });
+}
+
+// The logits of eight tokens of each sequence, and the states after them.
+Arrays run_steps(models::MambaLM model, int batch, bool whole, mx::Device device) {
+  mx::set_default_device(device);
+  model.prepare();
+  models::State state = model.initial_state(batch);
+  std::optional<models::StackedState> stacked;
+  if (device == mx::Device::gpu && whole) {
+    stacked = models::StackedState::of(state);
+  }
+  Arrays out;
+  for (int t = 0; t < 8; ++t) {
+    std::vector<int32_t> ids;
+    for (int b = 0; b < batch; ++b) {
+      ids.push_back((31 * t + 17 * b + 5) % 517);
+    }
+    const mx::array tokens(ids.begin(), {batch}, mx::int32);
+    out.push_back(tokens);
+    if (stacked) {
+      std::tie(out.back(), *stacked) = model.step(tokens, *stacked);
+    } else {
+      const auto way = device == mx::Device::cpu ? models::StepWay::kOperations : models::StepWay::kMixer;
+      std::tie(out.back(), state) = model.step(tokens, state, way);
+    }
+  }
+  for (const mx::array& s : (stacked ? stacked->split() : state).arrays()) {
+    out.push_back(s);
+  }
+  return out;
+}
+
+}  // namespace
+
+void add_steps(Table& table) {
+  struct Case {
+    int batch;
+    const char* way;  // mixer: its kernel between products; model: all in one launch
+    int width;
+    mx::Dtype dtype;
+  };
+  for (const Case& c : std::vector<Case>{{1, "model", 312, mx::float32},
+                                         {1, "model", 384, mx::float32},
+                                         {3, "model", 312, mx::float32},
+                                         {20, "model", 384, mx::float32},
+                                         {70, "model", 312, mx::float32},
+                                         {70, "mixer", 312, mx::float32},
+                                         {1, "model", 384, mx::bfloat16},
+                                         {5, "model", 312, mx::bfloat16},
+                                         {64, "model", 384, mx::bfloat16},
+                                         {9, "mixer", 312, mx::bfloat16}}) {
+    models::MambaLM model({.vocab_size = 517, .d_model = c.width, .n_layer = 4});
+    models::initialize(model, 5);
+    cast_matrices(model, c.dtype);
+    models::MambaLM wide = model;
+    cast_matrices(wide, mx::float32);
+    const std::string name = fmt::format("step {} B{} M{} {}", c.way, c.batch, c.width, name_of(c.dtype));
+    const bool whole = std::string(c.way) == "model";
+    const Function steps = [&](const Arrays&, mx::Device device) { return run_steps(model, c.batch, whole, device); };
+    if (c.dtype == mx::float32) {
+      table.add_values(name, 1e-3, steps, {});
+    } else {
+      table.add_beside(name, steps, [&] { return run_steps(wide, c.batch, whole, mx::Device::cpu); });
+    }
+  }
+  const Function choose = [](const Arrays& a, mx::Device device) -> Arrays {
+    const auto out = ops::choose_token({.logits = a[0], .settings = a[1], .draws = a[2], .seen = a[3]}, device);
+    return {mx::slice(out.chosen, {0, 0}, {out.chosen.shape(0), 1}, device), *out.seen,
+            mx::view(mx::contiguous(mx::slice(out.chosen, {0, 1}, {out.chosen.shape(0), 2}, device), false, device),
+                     mx::float32, device)};
+  };
+  const std::vector<float> settings = {0,    0, 1,  0,     1,     1,    0, 1,    0,    1, 0.8f, 0,
+                                       0.9f, 0, 1,  0.7f,  40,    1,    0, 1.2f, 1.5f, 0, 1,    0.05f,
+                                       1,    1, 50, 0.95f, 0.01f, 1.1f, 0, 0,    1,    0, 2};
+  const mx::array seen =
+      mx::astype(mx::greater(normal({7, 50280}, 8), mx::array(1.0f), mx::Device::cpu), mx::uint8, mx::Device::cpu);
+  table.add_values("choose_token", 1e-5, choose,
+                   {normal({7, 50280}, 6, 2.5f), mx::array(settings.begin(), {7, 5}),
+                    mx::array({0.1f, 0.2f, 0.35f, 0.5f, 0.77f, 0.9f, 0.99f}, {7}), seen});
+}
+
+}  // namespace mamba::gpu_report
