@@ -11,6 +11,7 @@
 
 #include "mamba/ops/block_step/cpu_kernel.h"
 #include "mamba/ops/cpu/floats-inl.h"
+#include "mamba/ops/cpu/lanes-inl.h"
 #include "mamba/ops/cpu/math-inl.h"
 #include "mamba/ops/cpu/transpose-inl.h"
 
@@ -59,31 +60,6 @@ void convolve_channels(const step::Channels& in, int64_t begin, int64_t end) {
       }
     }
   }
-}
-
-// The sums of four vectors' lanes, in to[0 .. 3].
-HWY_INLINE void sum_lanes(FloatTag d, FloatVec v0, FloatVec v1, FloatVec v2, FloatVec v3, float* to) {
-#if HWY_TARGET == HWY_SCALAR
-  hn::Store(v0, d, to);
-  hn::Store(v1, d, to + 1);
-  hn::Store(v2, d, to + 2);
-  hn::Store(v3, d, to + 3);
-#else
-  const FloatVec low = hn::Add(hn::InterleaveLower(d, v0, v2), hn::InterleaveUpper(d, v0, v2));
-  const FloatVec high = hn::Add(hn::InterleaveLower(d, v1, v3), hn::InterleaveUpper(d, v1, v3));
-  const FloatVec four = hn::Add(hn::InterleaveLower(d, low, high), hn::InterleaveUpper(d, low, high));
-  if constexpr (kLanes == 16) {
-    const hn::Half<FloatTag> d8;
-    const hn::Half<decltype(d8)> d4;
-    const auto eight = hn::Add(hn::LowerHalf(d8, four), hn::UpperHalf(d8, four));
-    hn::StoreU(hn::Add(hn::LowerHalf(d4, eight), hn::UpperHalf(d4, eight)), d4, to);
-  } else if constexpr (kLanes == 8) {
-    const hn::Half<FloatTag> d4;
-    hn::StoreU(hn::Add(hn::LowerHalf(d4, four), hn::UpperHalf(d4, four)), d4, to);
-  } else {
-    hn::StoreU(four, d, to);
-  }
-#endif
 }
 
 // One channel's states, in place or not; the lanes' shares of the output.

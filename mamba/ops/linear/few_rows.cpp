@@ -15,6 +15,7 @@
 //
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/avx512_bf16.h"
+#include "mamba/ops/cpu/lanes-inl.h"
 #include "mamba/ops/linear/few_rows.h"
 #include "mamba/ops/linear/simd-inl.h"
 
@@ -24,11 +25,12 @@ namespace HWY_NAMESPACE {
 
 // Columns that go with 1 to kMaxRows rows. Sixteen registers hold at most 12 sums with the operands beside them (and
 // what bfloat16 needs to come apart), thirty-two hold 24.
-constexpr int kMaxRows = 6;
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
-constexpr int kColumnsOf[kMaxRows] = {8, 8, 8, 6, 4, 4};
-constexpr int kColumnsOfPairs[kMaxRows] = {8, 8, 6, 6, 4, 4};
+constexpr int kMaxRows = 8;
+constexpr int kColumnsOf[kMaxRows] = {8, 8, 8, 6, 4, 4, 3, 3};
+constexpr int kColumnsOfPairs[kMaxRows] = {8, 8, 6, 6, 4, 4, 3, 3};
 #else
+constexpr int kMaxRows = 6;
 constexpr int kColumnsOf[kMaxRows] = {8, 4, 4, 3, 2, 2};
 constexpr int kColumnsOfPairs[kMaxRows] = {8, 4, 3, 2, 2, 2};
 #endif
@@ -128,12 +130,13 @@ HWY_NOINLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const
       sums.v[i][j] = hn::Zero(DF());
     }
   }
+  // What comes after these columns, in the order of memory, as a plain read would go: row beside row is slower.
+  const T* const next = w + kCols * w_stride;
   const int64_t whole = k / kUnit<T> * kUnit<T>;
   for (int64_t at = 0; at < whole; at += kUnit<T>) {
     multiply_add_unit<kRows, kCols, T>(sums, x + at, x_stride, [&](int j) HWY_ATTR {
-      const T* const row = w + j * w_stride + at;
-      prefetch(row + kCols * w_stride);
-      return load_weights(row);
+      prefetch(next + at * kCols + j * kUnit<T>);
+      return load_weights(w + j * w_stride + at);
     });
   }
   if (whole < k) {
@@ -144,12 +147,15 @@ HWY_NOINLINE void dot_block(const float* HWY_RESTRICT x, int64_t x_stride, const
     multiply_add_unit<kRows, kCols, T>(sums, x + whole, x_stride,
                                        [&](int j) HWY_ATTR { return load_weights(part[j]); });
   }
+  constexpr int kSums = kRows * kCols;
+  const auto sum = [&](int i) HWY_ATTR { return i < kSums ? sums.v[i / kCols][i % kCols] : hn::Zero(DF()); };
+  HWY_ALIGN float added[kSums + 3];
   MAMBA_CPU_UNROLL(8)
-  for (int i = 0; i < kRows; ++i) {
-    MAMBA_CPU_UNROLL(8)
-    for (int j = 0; j < kCols; ++j) {
-      out[i * out_stride + j] = hn::GetLane(hn::SumOfLanes(DF(), sums.v[i][j]));
-    }
+  for (int i = 0; i < kSums; i += 4) {
+    ops::HWY_NAMESPACE::sum_lanes(DF(), sum(i), sum(i + 1), sum(i + 2), sum(i + 3), added + i);
+  }
+  for (int i = 0; i < kSums; ++i) {
+    out[i / kCols * out_stride + i % kCols] = added[i];
   }
 }
 
@@ -174,8 +180,18 @@ void dot_range(const float* x, int64_t rows, int64_t x_stride, const T* w, int64
                const float* bias, int64_t begin, int64_t end, const OutRows& y) {
   HWY_ALIGN float out[kMaxRows * kMaxFewColumns];
   w += begin * w_stride;
-  constexpr decltype(&dot_columns<1, T>) kBlocks[kMaxRows] = {dot_columns<1, T>, dot_columns<2, T>, dot_columns<3, T>,
-                                                              dot_columns<4, T>, dot_columns<5, T>, dot_columns<6, T>};
+  constexpr decltype(&dot_columns<1, T>) kBlocks[] = {
+    dot_columns<1, T>,
+    dot_columns<2, T>,
+    dot_columns<3, T>,
+    dot_columns<4, T>,
+    dot_columns<5, T>,
+    dot_columns<6, T>,
+#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
+    dot_columns<7, T>,
+    dot_columns<8, T>,
+#endif
+  };
   int64_t count = 0;
   for (int64_t row = 0; row < rows; row += count) {
     const int64_t blocks = (rows - row + kMaxRows - 1) / kMaxRows;

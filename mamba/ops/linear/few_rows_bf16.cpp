@@ -15,13 +15,19 @@ namespace mamba::ops::linear_detail {
 namespace {
 
 constexpr int kMaxRows = 8;
-constexpr int kColumnsOf[kMaxRows] = {8, 8, 8, 6, 4, 4, 3, 3};  // at most 24 sums, beside them the operands
+constexpr int kMaxRowsInOrder = 2;
+constexpr int kColumnsOf[kMaxRows] = {4, 4, 8, 6, 4, 4, 3, 3};  // at most 24 sums, beside them the operands
 constexpr int64_t kUnit = 32;                                   // elements to a vector
 
 int64_t row_elements(int64_t k) {
   return 2 * packed_stride((k + 1) / 2);
 }
 
+// out[i * out_stride + j] for kRows rows of x and kCols columns. Each is one vector of sums, in the order of k.
+//
+// Few rows take one column after another, as they lie in memory: the processor then sees one stream and reads ahead by
+// itself, further than there is room for fetches that are asked for. More rows take columns side by side, which share
+// the loads of x.
 template <int kRows, int kCols>
 __attribute__((noinline)) void dot_block(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t w_stride,
                                          int64_t k, float* out, int64_t out_stride) {
@@ -32,20 +38,36 @@ __attribute__((noinline)) void dot_block(const uint16_t* x, int64_t x_stride, co
     sums[i] = _mm512_setzero_ps();
   }
   const int64_t whole = k / kUnit * kUnit;
-  for (int64_t at = 0; at < whole; at += kUnit) {
-    __m512bh weights[kCols];
-#pragma GCC unroll 8
-    for (int j = 0; j < kCols; ++j) {
-      const uint16_t* const row = w + j * w_stride + at;
-      __builtin_prefetch(row + kCols * w_stride, 0, 2);
-      weights[j] = as_bf16(_mm512_loadu_si512(row));
-    }
+  const auto add = [&](__m512bh right, int64_t at, int j) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const __m512bh left = as_bf16(_mm512_load_si512(x + i * x_stride + at));
+      sums[i * kCols + j] = _mm512_dpbf16_ps(sums[i * kCols + j], left, right);
+    }
+  };
+  if constexpr (kRows <= kMaxRowsInOrder) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) {
+      for (int64_t at = 0; at < whole; at += kUnit) {
+        add(as_bf16(_mm512_loadu_si512(w + j * w_stride + at)), at, j);
+      }
+    }
+  } else {
+    for (int64_t at = 0; at < whole; at += kUnit) {
+      __m512bh right[kCols];
 #pragma GCC unroll 8
       for (int j = 0; j < kCols; ++j) {
-        sums[i * kCols + j] = _mm512_dpbf16_ps(sums[i * kCols + j], left, weights[j]);
+        const uint16_t* const column = w + j * w_stride + at;
+        __builtin_prefetch(column + kCols * w_stride, 0, 2);
+        right[j] = as_bf16(_mm512_loadu_si512(column));
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const __m512bh left = as_bf16(_mm512_load_si512(x + i * x_stride + at));
+#pragma GCC unroll 8
+        for (int j = 0; j < kCols; ++j) {
+          sums[i * kCols + j] = _mm512_dpbf16_ps(sums[i * kCols + j], left, right[j]);
+        }
       }
     }
   }
@@ -53,12 +75,7 @@ __attribute__((noinline)) void dot_block(const uint16_t* x, int64_t x_stride, co
     const __mmask32 rest = (uint32_t{1} << (k - whole)) - 1;
 #pragma GCC unroll 8
     for (int j = 0; j < kCols; ++j) {
-      const __m512bh right = as_bf16(_mm512_maskz_loadu_epi16(rest, w + j * w_stride + whole));
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        const __m512bh left = as_bf16(_mm512_load_si512(x + i * x_stride + whole));
-        sums[i * kCols + j] = _mm512_dpbf16_ps(sums[i * kCols + j], left, right);
-      }
+      add(as_bf16(_mm512_maskz_loadu_epi16(rest, w + j * w_stride + whole)), whole, j);
     }
   }
   float added[kSums];
