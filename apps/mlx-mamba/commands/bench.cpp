@@ -1,3 +1,6 @@
+#include <mlx/device.h>
+#include <mlx/memory.h>
+
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -33,6 +36,15 @@ struct Options {
   generate::BenchmarkSettings settings;
   bool json = false;
 };
+
+bool on_gpu() {
+  return mx::default_device() == mx::Device(mx::Device::gpu);
+}
+
+// What holds the weights and what is computed: the device's own memory where there is one.
+uint64_t peak_memory() {
+  return on_gpu() ? mx::get_peak_memory() : peak_memory_bytes();
+}
 
 struct Measured {
   std::string model;
@@ -118,6 +130,7 @@ OrderedJson to_json(const Measured& m, const generate::BenchmarkSettings& s) {
   return {{"model", m.model},
           {"dtype", m.dtype},
           {"bits", m.bits},
+          {"device", on_gpu() ? "gpu" : "cpu"},
           {"threads", num_threads()},
           {"batch", s.sequences},
           {"prompt_tokens", s.prompt_tokens},
@@ -147,10 +160,11 @@ std::string to_table(const Measured& m, const generate::BenchmarkSettings& s) {
   const auto plural = [](int count, const char* word) {
     return fmt::format("{} {}{}", count, word, count == 1 ? "" : "s");
   };
-  std::string out = fmt::format("{}: {}, {:.0f} MB of weights; {}, {}, {}\n\n", m.model,
-                                m.bits < 16 ? fmt::format("{} bits and {}", m.bits, m.dtype) : m.dtype,
-                                static_cast<double>(m.weights) / 1e6, plural(num_threads(), "thread"),
-                                plural(s.sequences, "sequence"), plural(s.repeats, "repeat"));
+  std::string out =
+      fmt::format("{}: {}, {:.0f} MB of weights; {}, {}, {}\n\n", m.model,
+                  m.bits < 16 ? fmt::format("{} bits and {}", m.bits, m.dtype) : m.dtype,
+                  static_cast<double>(m.weights) / 1e6, on_gpu() ? "on the GPU" : plural(num_threads(), "thread"),
+                  plural(s.sequences, "sequence"), plural(s.repeats, "repeat"));
   out += fmt::format("{:<11}{:>8}{:>12}  {:<20} {}\n", "", "tokens", "tokens/s", "range", "of the machine's limit");
   out += row("prompt", m, m.prompt_work, s.prompt_tokens, prompt_tokens(s), m.speeds.prompt);
   out += row("generation", m, m.generation_work, s.generated_tokens, generated_tokens(s), m.speeds.generation);
@@ -182,7 +196,7 @@ int run(const Options& o) {
   std::vector<double> bytes_per_second, operations_per_second;
   const auto measure_limits = [&] {
     if (!reading) {
-      m.peak_memory = peak_memory_bytes();  // before the meters, which hold memory of their own
+      m.peak_memory = peak_memory();  // before the meters, which hold memory of their own
       reading.emplace(m.weights);
       arithmetic.emplace(model.dtype());
     }
@@ -230,7 +244,7 @@ const Command kBench = {
     "bench", "Measures how fast a model reads prompts and writes text.",
     "Speeds are tokens of all sequences per second, medians with their range. Beside each stands how near it comes to "
     "what the machine can do: reading as many bytes as the weights have, or multiplying large matrices, measured "
-    "between the passes with the same threads.",
+    "between the passes with the same threads or on the same GPU.",
     "  mlx-mamba bench --shape 130m\n"
     "  mlx-mamba bench --shape 1.4b --dtype bfloat16 -p 512 -n 64 -b 8\n"
     "  mlx-mamba bench --shape 130m --quantize 4\n"
