@@ -75,7 +75,11 @@ class DeviceSource : public TokenSource {
     device_ = rows_.empty() ? joined : both(*device_, joined);
     rows_.insert(rows_.end(), added.begin(), added.end());
     table_.reset();
-    send();
+    // Laying states beside one another belongs to reading the prompts.
+    if (model_.steps_stacked(static_cast<int>(rows_.size()))) {
+      device_->state.stacked();
+    }
+    mx::eval(arrays());
   }
 
   std::vector<ChosenToken> next() override {
@@ -89,7 +93,7 @@ class DeviceSource : public TokenSource {
     if (goes_on) {
       step(chosen);
       choose(*device_, next_draws());
-      send();
+      mx::async_eval(arrays());
     }
     chosen.eval();  // waits for it alone
     const auto* numbers = chosen.data<int32_t>();
@@ -218,14 +222,14 @@ class DeviceSource : public TokenSource {
     return mx::reshape(mx::slice(*table_, {0, at}, {rows, at + 1}), {rows});
   }
 
-  void send() {
-    std::vector<mx::array> arrays = device_->state.arrays();
-    arrays.push_back(*device_->chosen);
-    arrays.push_back(device_->logits);
+  std::vector<mx::array> arrays() const {
+    std::vector<mx::array> out = device_->state.arrays();
+    out.push_back(*device_->chosen);
+    out.push_back(device_->logits);
     if (device_->seen) {
-      arrays.push_back(*device_->seen);
+      out.push_back(*device_->seen);
     }
-    mx::async_eval(arrays);
+    return out;
   }
 
   static constexpr int kTable = 64;

@@ -14,6 +14,7 @@
 
 #include "mamba/generate/generator.h"
 #include "mamba/models/initialize.h"
+#include "mamba/ops/choose_token/choose_token.h"
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 #include "mamba/train/objective.h"
@@ -160,6 +161,38 @@ double host_seconds(const models::MambaLM& model, int batch) {
   return times[times.size() / 2];
 }
 
+// What the device needs for a step and for the choice of tokens, greedy, when it does not wait for the host.
+Json step_figures(const models::MambaLM& model, int batch) {
+  models::State state = model.initial_state(batch);
+  std::optional<models::StackedState> stacked;
+  if (model.steps_stacked(batch)) {
+    stacked = models::StackedState::of(state);
+  }
+  const mx::array tokens = mx::contiguous(mx::zeros({batch}, mx::int32));
+  mx::array logits = tokens;
+  const double step = device_seconds(
+      [&] {
+        if (stacked) {
+          std::tie(logits, *stacked) = model.step(tokens, *stacked);
+        } else {
+          std::tie(logits, state) = model.step(tokens, state);
+        }
+        std::vector<mx::array> arrays = stacked ? std::vector{stacked->conv, stacked->ssm} : state.arrays();
+        arrays.push_back(logits);
+        return arrays;
+      },
+      10);
+  const mx::array settings = mx::broadcast_to(mx::array({0.0f, 0.0f, 1.0f, 0.0f, 1.0f}), {batch, ops::kTokenSettings});
+  const mx::array draws = mx::zeros({batch});
+  const double choice = device_seconds(
+      [&] {
+        return std::vector{
+            ops::choose_token({.logits = logits, .settings = settings, .draws = draws, .seen = std::nullopt}).chosen};
+      },
+      10);
+  return {{"step_ms", 1e3 * step}, {"choice_ms", 1e3 * choice}};
+}
+
 Json generation_figures(const models::Config& config, mx::Dtype dtype, int batch) {
   const models::MambaLM model = random_model(config, dtype);
   std::vector<generate::Request> requests(static_cast<size_t>(batch));
@@ -174,8 +207,10 @@ Json generation_figures(const models::Config& config, mx::Dtype dtype, int batch
     timings = {};
     generate::generate(model, nullptr, requests, {}, &timings, batch);
   }
-  return {{"tokens_per_second", static_cast<double>(timings.generated_tokens) / timings.generation_seconds},
-          {"host_ms_per_step", 1e3 * host_seconds(model, batch)}};
+  Json figures = step_figures(model, batch);
+  figures["tokens_per_second"] = static_cast<double>(timings.generated_tokens) / timings.generation_seconds;
+  figures["host_ms_per_step"] = 1e3 * host_seconds(model, batch);
+  return figures;
 }
 
 Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {

@@ -135,11 +135,13 @@ MAMBA_FN MambaLine<T> mamba_weight_line(const T* from, int left) {
     return mamba_line<T, false>(from, left);
   }
   MambaLine<T> line = mamba_no_line<T>();
-  if (left > 0) {
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(line.bits.x), "=r"(line.bits.y), "=r"(line.bits.z), "=r"(line.bits.w)
-        : "l"(from));
-  }
+  asm("{\n"
+      ".reg .pred any;\n"
+      "setp.gt.s32 any, %5, 0;\n"
+      "@any ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(line.bits.x), "+r"(line.bits.y), "+r"(line.bits.z), "+r"(line.bits.w)
+      : "l"(from), "r"(left));
   return line;
 }
 

@@ -105,7 +105,7 @@ TEST(HostDialect, TilesArePlainProducts) {
         const int simd = MAMBA_THREAD / 32;
         const auto rows = in + simd * 24 * 32;
         float sums[1][1][4];
-        mamba_tiles<mx::bfloat16_t, 1, 1, true, false>(rows, 16, rows + 16 * 32, 8, 32, 0, 1, lane, sums);
+        mamba_tiles<mx::bfloat16_t, 1, 1, true, false, 2>(rows, 16, rows + 16 * 32, 8, 32, 0, 1, lane, sums);
         MAMBA_SHARED(float, stage, 256);
         mamba_stage_tiles<1, 16>(sums[0], stage + simd * 128, lane);
         MAMBA_BARRIER();

@@ -3,14 +3,16 @@
 
 // The numbers of `rows` rows of x times `columns` rows of weights, `length` long, that start with the given ones:
 // sums[m][n] is tile (m, n)'s part of the lane, as mamba_tile_product() has it. Part `part` of `parts` of the blocks of
-// the length. kHigh: rows 8 to 15 of a tile may be there. kWhole: lines lie on 16 bytes and are whole.
-template <typename T, int kRowTiles, int kColumnTiles, bool kHigh, bool kWhole, typename Rows, typename Weights>
+// the length, of which at most kMostDepth are on their way at once. kHigh: rows 8 to 15 of a tile may be there. kWhole:
+// lines lie on 16 bytes and are whole.
+template <typename T, int kRowTiles, int kColumnTiles, bool kHigh, bool kWhole, int kMostDepth, typename Rows,
+          typename Weights>
 MAMBA_FN void mamba_tiles(Rows x, int rows, Weights weights, int columns, int length, int part, int parts, int lane,
                           MAMBA_PRIVATE float (&sums)[kRowTiles][kColumnTiles][4]) {
   constexpr int kLine = 16 / int(sizeof(T));
-  // Blocks whose lines are on their way at once: what a lane has registers for.
   constexpr int kLines = kColumnTiles + kRowTiles * (kHigh ? 2 : 1);
-  constexpr int kDepth = kLines > 7 ? 1 : kLines < 3 ? 6 : 15 / kLines;
+  constexpr int kFit = kLines > 7 ? 1 : 15 / kLines;  // blocks whose lines a lane has registers for
+  constexpr int kDepth = kFit < kMostDepth ? kFit : kMostDepth;
   MAMBA_UNROLL
   for (int m = 0; m < kRowTiles; ++m) {
     MAMBA_UNROLL
@@ -78,7 +80,8 @@ MAMBA_FN void mamba_stage_tiles(MAMBA_PRIVATE float (&sums)[kColumnTiles][4], MA
   }
 }
 
-// Asks for `bytes` from `at` on to be brought into the device's cache, as one of `workers` that do so.
+// Asks for `numbers` of `size` bytes from `at` on to be brought into the device's cache, as one of `workers` that do
+// so.
 template <typename From>
 MAMBA_FN void mamba_fetch_ahead(From at, int64_t numbers, int64_t size, int worker, int workers) {
   constexpr int64_t kPiece = 2048;

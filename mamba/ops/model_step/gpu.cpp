@@ -96,15 +96,15 @@ step::ModelLaunch chosen(step::ModelLaunch launch, const ModelStepWeights& w, in
   const int most = batch == 1 ? kMostTilesOfOne : kMostTiles;
   fill(launch.in_tiles, best_tiles(w.in_proj.shape(1), passes, launch.groups, most));
   fill(launch.out_tiles, best_tiles(w.out_proj.shape(1), passes, launch.groups, most));
-  fill(launch.word_row_tiles, std::min(ceil_div(batch, 16), 4));
+  fill(launch.word_row_tiles, batch <= 16 ? 1 : 2);
   const int row_tasks = ceil_div(batch, 16 * launch.word_row_tiles);
   const int warps = launch.groups * launch.threads / 32;
   fill(launch.word_tiles, best_tiles(w.output.shape(0), row_tasks, warps, kMostTiles));
-  // Sequences to a SIMD group in the state's step, so that none has none: their states stay in registers.
+  // Sequences to a SIMD group in the state's step: as few as give each group a turn. Their states are in registers.
   const int per = ceil_div(w.A.shape(2), 4);
   int sequences = 1;
-  while (sequences < 4 && sequences * per < 16 && ceil_div(w.A.shape(1), 8) * ceil_div(batch, sequences) > warps) {
-    sequences *= 2;
+  while ((sequences + 1) * per <= 24 && ceil_div(w.A.shape(1), 8) * ceil_div(batch, sequences) > warps) {
+    ++sequences;
   }
   fill(launch.sequences, sequences);
   return launch;

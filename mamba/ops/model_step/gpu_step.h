@@ -12,7 +12,7 @@
 //   5. logits of x                                                8 kWordTiles words to a SIMD group
 //
 // The SIMD groups of a group share the length of the products 1, 2 and 4, and their rows in kRowParts parts. While few
-// groups have work in phase 2, the others bring weights and states of the next phases into the cache. What a phase's
+// groups have work in phase 2, the others bring what the next two phases need into the cache. What a phase's
 // end needs is asked for before its products, where there are registers for it.
 constexpr int kWarps = kThreads / 32;
 constexpr int kParts = kWarps / kRowParts;
@@ -30,6 +30,7 @@ constexpr int kOutUnits = (kUnitRows * kOutChunks + kWarps - 1) / kWarps;
 constexpr int kMostTiles = kInTiles > kOutTiles ? kInTiles : kOutTiles;
 constexpr int kProductTurn = kRowTiles == 1 ? 1 : 0;
 constexpr int kSize = int(sizeof(T));
+constexpr int64_t kMostStateBytes = 2 << 20;
 constexpr float kLog2e = 1.44269504f;
 MAMBA_SHARED(float, stage, kWarps* kStaged * 8 * kMostTiles);
 MAMBA_SHARED(float, scratch, kWarps);
@@ -100,9 +101,9 @@ for (int layer = 0; layer < layers; ++layer) {
     MAMBA_UNROLL
     for (int turn = 0; turn < 2; ++turn) {
       if (turn == kProductTurn) {
-        mamba_tiles<T, kRowTiles, kInTiles, kHigh, kWhole>(x + int64_t(first) * width, batch - first,
-                                                           in_proj + (2 * at_layer + column) * width,
-                                                           2 * channels - column, width, part, kParts, lane, sums);
+        mamba_tiles<T, kRowTiles, kInTiles, kHigh, kWhole, 6>(x + int64_t(first) * width, batch - first,
+                                                              in_proj + (2 * at_layer + column) * width,
+                                                              2 * channels - column, width, part, kParts, lane, sums);
       } else {
         MAMBA_UNROLL
         for (int k = 0; k < kTaps; ++k) {
@@ -168,31 +169,23 @@ for (int layer = 0; layer < layers; ++layer) {
       const int fetcher = (tasks < all ? me - tasks : me) + thread * idle;
       const int fetchers = idle * kThreads;
       const int64_t rows = int64_t(batch) * channels;
-      mamba_fetch_ahead(ssm + layer * rows * states, rows * states, 4, fetcher, fetchers);
+      // Of many sequences it takes longer than this phase, and what then reads it is bound by memory anyway.
+      if (rows * states * 4 <= kMostStateBytes) {
+        mamba_fetch_ahead(ssm + layer * rows * states, rows * states, 4, fetcher, fetchers);
+      }
       mamba_fetch_ahead(A + at_layer * states, int64_t(channels) * states, 4, fetcher, fetchers);
       mamba_fetch_ahead(dt_proj + at_layer * rank, int64_t(channels) * rank, kSize, fetcher, fetchers);
       mamba_fetch_ahead(out_proj + at_layer * width,
                         int64_t(width) * channels < kAhead ? int64_t(width) * channels : kAhead, kSize, fetcher,
                         fetchers);
-      if (layer + 1 < layers) {
-        mamba_fetch_ahead(in_proj + 2 * (at_layer + channels) * width,
-                          int64_t(2) * channels * width < kAhead ? int64_t(2) * channels * width : kAhead, kSize,
-                          fetcher, fetchers);
-        mamba_fetch_ahead(x_proj + (at_layer + channels) * projected, int64_t(projected) * channels, kSize, fetcher,
-                          fetchers);
-        mamba_fetch_ahead(conv + (layer + 1) * rows * kBefore, rows * kBefore, kSize, fetcher, fetchers);
-      } else {
-        mamba_fetch_ahead(output, int64_t(words) * width < kAhead ? int64_t(words) * width : kAhead, kSize, fetcher,
-                          fetchers);
-      }
     }
     for (int task = me; task < tasks; task += all) {
       const int column = task % column_tasks * 8;
       const int row = task / column_tasks * 16;
       float sums[1][1][4];
-      mamba_tiles<T, 1, 1, kHigh, kWhole>(u + int64_t(row) * channels, batch - row,
-                                          x_proj + (int64_t(layer) * projected + column) * channels, projected - column,
-                                          channels, warp, kWarps, lane, sums);
+      mamba_tiles<T, 1, 1, kHigh, kWhole, 6>(u + int64_t(row) * channels, batch - row,
+                                             x_proj + (int64_t(layer) * projected + column) * channels,
+                                             projected - column, channels, warp, kWarps, lane, sums);
       mamba_stage_tiles<1, kStaged>(sums[0], stage + warp * (8 * kStaged), lane);
       MAMBA_BARRIER();
       for (int i = thread; i < 8 * kStaged; i += kThreads) {
@@ -243,7 +236,7 @@ for (int layer = 0; layer < layers; ++layer) {
         bias[i] = float(dt_bias[at_layer + d]);
       }
       float dts[1][1][4];
-      mamba_tiles<T, 1, 1, false, kWhole>(
+      mamba_tiles<T, 1, 1, false, kWhole, 3>(
           dt_rows + int64_t(row) * rank, batch - row < kSequences ? batch - row : kSequences,
           dt_proj + (at_layer + first_channel) * rank, channels - first_channel, rank, 0, 1, lane, dts);
       const float even = mamba_softplus(float(T(dts[0][0][0])) + bias[0]);
@@ -277,6 +270,23 @@ for (int layer = 0; layer < layers; ++layer) {
       }
     }
   }
+  {
+    // What the next layer begins with, once nothing of this phase is held up by it.
+    const int fetcher = me + thread * all;
+    const int fetchers = all * kThreads;
+    if (layer + 1 < layers) {
+      const int64_t rows = int64_t(batch) * channels;
+      mamba_fetch_ahead(in_proj + 2 * (at_layer + channels) * width,
+                        int64_t(2) * channels * width < kAhead ? int64_t(2) * channels * width : kAhead, kSize, fetcher,
+                        fetchers);
+      mamba_fetch_ahead(x_proj + (at_layer + channels) * projected, int64_t(projected) * channels, kSize, fetcher,
+                        fetchers);
+      mamba_fetch_ahead(conv + (layer + 1) * rows * kBefore, rows * kBefore, kSize, fetcher, fetchers);
+    } else {
+      mamba_fetch_ahead(output, int64_t(words) * width < kAhead ? int64_t(words) * width : kAhead, kSize, fetcher,
+                        fetchers);
+    }
+  }
   MAMBA_GRID_BARRIER(counter);
 
   for (int task = me; task < out_tasks * passes; task += all) {
@@ -292,9 +302,9 @@ for (int layer = 0; layer < layers; ++layer) {
     MAMBA_UNROLL
     for (int turn = 0; turn < 2; ++turn) {
       if (turn == kProductTurn) {
-        mamba_tiles<T, kRowTiles, kOutTiles, kHigh, kWhole>(y + int64_t(first) * channels, batch - first,
-                                                            out_proj + (int64_t(layer) * width + column) * channels,
-                                                            width - column, channels, part, kParts, lane, sums);
+        mamba_tiles<T, kRowTiles, kOutTiles, kHigh, kWhole, 6>(y + int64_t(first) * channels, batch - first,
+                                                               out_proj + (int64_t(layer) * width + column) * channels,
+                                                               width - column, channels, part, kParts, lane, sums);
       } else {
         if (real) {
           factor = layer + 1 < layers ? float(norm[int64_t(layer + 1) * width + n]) : float(norm_f[n]);
@@ -351,9 +361,9 @@ for (int layer = 0; layer < layers; ++layer) {
     const int row = task % row_tasks * (16 * kWordRowTiles);
     const int column = task / row_tasks * (8 * kWordTiles);
     float sums[kWordRowTiles][kWordTiles][4];
-    mamba_tiles<T, kWordRowTiles, kWordTiles, kHigh, kWhole>(x + int64_t(row) * width, batch - row,
-                                                             output + int64_t(column) * width, words - column, width, 0,
-                                                             1, lane, sums);
+    mamba_tiles<T, kWordRowTiles, kWordTiles, kHigh, kWhole, 6>(x + int64_t(row) * width, batch - row,
+                                                                output + int64_t(column) * width, words - column, width,
+                                                                0, 1, lane, sums);
     MAMBA_UNROLL
     for (int m = 0; m < 2 * kWordRowTiles; ++m) {
       // Four lanes to a row, as the sums lie.
