@@ -1,7 +1,8 @@
 // The classic packed product. A tile of the right operand is copied, widened to float32, into panels of a few vectors
-// of columns, k after k, so that the inner loop loads it in sequence from the second-level cache; a block of rows of
-// the left operand stays in the first-level cache, and each of its elements is broadcast against the panel. The sums of
-// a block of rows x columns stay in registers for all of k (up to kMaxDepth; beyond, they wait in `partial`).
+// of columns, k after k, so that the inner loop loads it in sequence from the second-level cache; so is a block of rows
+// of the left operand, each element of which is broadcast against the panel: two streams in all, which the processor
+// fetches ahead (rows that lie one behind the other are a stream each, too many). The sums of a block of
+// rows x columns stay in registers for all of k (up to kMaxDepth; beyond, they wait in `partial`).
 //
 // Tasks are tiles of columns, each over all rows, so that a tile is packed once; where that gives too few tasks for the
 // threads, the rows are split too. No element depends on how the product was split.
@@ -26,9 +27,10 @@ constexpr int64_t kMaxTileColumns = 192;
 constexpr int64_t kPieceFloats = 2 << 20;  // packed rows of the left operand at a time: 8 MiB
 constexpr int64_t kMaxPieceRows = 1024;
 constexpr int64_t kMinPieceRows = 128;
+constexpr int64_t kMostBlockRows = 12;  // of any target
 
 constexpr int64_t piece_rows(int64_t m, int64_t k) {
-  return std::min(m, std::clamp(kPieceFloats / packed_stride(k), kMinPieceRows, kMaxPieceRows));
+  return std::min(m, std::clamp(kPieceFloats / std::max<int64_t>(k, 1), kMinPieceRows, kMaxPieceRows));
 }
 }  // namespace mamba::ops::linear_detail
 #endif
@@ -50,8 +52,7 @@ constexpr int kBlockRows = 6, kBlockVectors = 2;
 constexpr int64_t kPanel = kBlockVectors * kLanes;
 
 struct Block {
-  const float* left;  // first row
-  int64_t left_stride;
+  const float* left;   // [depth][kBlockRows]
   const float* panel;  // [depth][kPanel]
   int64_t depth;
   const float* bias;      // kPanel floats to add, or null
@@ -72,7 +73,6 @@ HWY_INLINE void multiply_block(const Block& b) {
   }
   const float* HWY_RESTRICT left = b.left;
   const float* HWY_RESTRICT panel = b.panel;
-  const int64_t stride = b.left_stride;
   for (int64_t k = 0; k < b.depth; ++k) {
     VF right[kBlockVectors];
     MAMBA_CPU_UNROLL(4)
@@ -81,7 +81,7 @@ HWY_INLINE void multiply_block(const Block& b) {
     }
     MAMBA_CPU_UNROLL(16)
     for (int i = 0; i < kRows; ++i) {
-      const VF x = hn::Set(d, left[i * stride + k]);
+      const VF x = hn::Set(d, left[k * kBlockRows + i]);
       MAMBA_CPU_UNROLL(4)
       for (int v = 0; v < kBlockVectors; ++v) {
         sum[i][v] = hn::MulAdd(x, right[v], sum[i][v]);
@@ -107,14 +107,14 @@ void multiply_rows(const Block& b, int64_t rows) {
   }
 }
 
-// Four rows of `from`, four elements each, to four columns of a panel. Vectors of four on every target: the stores are
-// what limits it.
-template <typename T>
-HWY_INLINE void transpose_4x4(const T* from, int64_t stride, float* to) {
+// Elements [k, k + 4) of four rows, widened, to to[i * kStride + j], i of an element and j of a row. Vectors of four on
+// every target: the stores are what limits it.
+template <int64_t kStride, typename T>
+HWY_INLINE void transpose_4x4(const T* const* rows, int64_t k, float* to) {
 #if HWY_TARGET == HWY_SCALAR
-  for (int64_t k = 0; k < 4; ++k) {
+  for (int64_t i = 0; i < 4; ++i) {
     for (int64_t j = 0; j < 4; ++j) {
-      to[k * kPanel + j] = hn::GetLane(load_float(from + j * stride + k));
+      to[i * kStride + j] = hn::GetLane(load_float(rows[j] + k + i));
     }
   }
 #else
@@ -122,18 +122,18 @@ HWY_INLINE void transpose_4x4(const T* from, int64_t stride, float* to) {
   const hn::Rebind<T, decltype(d)> dt;
   const auto load = [&](int64_t row) HWY_ATTR {
     if constexpr (std::is_same_v<T, float>) {
-      return hn::LoadU(d, from + row * stride);
+      return hn::LoadU(d, rows[row] + k);
     } else {
-      return hn::PromoteTo(d, hn::LoadU(dt, from + row * stride));
+      return hn::PromoteTo(d, hn::LoadU(dt, rows[row] + k));
     }
   };
   const auto a = load(0), b = load(1), c = load(2), e = load(3);
   const auto ac0 = hn::InterleaveLower(d, a, c), ac1 = hn::InterleaveUpper(d, a, c);
   const auto be0 = hn::InterleaveLower(d, b, e), be1 = hn::InterleaveUpper(d, b, e);
   hn::StoreU(hn::InterleaveLower(d, ac0, be0), d, to);
-  hn::StoreU(hn::InterleaveUpper(d, ac0, be0), d, to + kPanel);
-  hn::StoreU(hn::InterleaveLower(d, ac1, be1), d, to + 2 * kPanel);
-  hn::StoreU(hn::InterleaveUpper(d, ac1, be1), d, to + 3 * kPanel);
+  hn::StoreU(hn::InterleaveUpper(d, ac0, be0), d, to + kStride);
+  hn::StoreU(hn::InterleaveLower(d, ac1, be1), d, to + 2 * kStride);
+  hn::StoreU(hn::InterleaveUpper(d, ac1, be1), d, to + 3 * kStride);
 #endif
 }
 
@@ -143,27 +143,41 @@ HWY_INLINE float widened(const T* p) {
   return hn::GetLane(load_float_part(p, 1));
 }
 
+// to[i * kStride + j] = rows[j][i] for j < count, i < k. Nothing else is written.
+template <int64_t kStride, typename T>
+void turn_rows(const T* const* rows, int64_t count, int64_t k, float* to) {
+  if (count < 4) {
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t i = 0; i < k; ++i) {
+        to[i * kStride + j] = widened(rows[j] + i);
+      }
+    }
+    return;
+  }
+  for (int64_t done = 0; done < count; done += 4) {
+    const int64_t j = std::min(done, count - 4);
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+      transpose_4x4<kStride>(rows + j, i, to + i * kStride + j);
+    }
+    for (; i < k; ++i) {
+      for (int64_t c = j; c < j + 4; ++c) {
+        to[i * kStride + c] = widened(rows[c] + i);
+      }
+    }
+  }
+}
+
 // panel[k][j] = row j of `from`, element k, for `columns` rows; 0 for the other columns of the panel.
 template <typename T>
 void pack_panel_transposed(const T* from, int64_t stride, int64_t columns, int64_t depth, float* panel) {
-  for (int64_t j = 0; j < kPanel; j += 4) {
-    if (j + 4 <= columns) {
-      int64_t k = 0;
-      for (; k + 4 <= depth; k += 4) {
-        transpose_4x4(from + j * stride + k, stride, panel + k * kPanel + j);
-      }
-      for (; k < depth; ++k) {
-        for (int64_t c = j; c < j + 4; ++c) {
-          panel[k * kPanel + c] = widened(from + c * stride + k);
-        }
-      }
-      continue;
-    }
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t c = j; c < j + 4; ++c) {
-        panel[k * kPanel + c] = c < columns ? widened(from + c * stride + k) : 0.0f;
-      }
-    }
+  const T* rows[kPanel];
+  for (int64_t j = 0; j < columns; ++j) {
+    rows[j] = from + j * stride;
+  }
+  turn_rows<kPanel>(rows, columns, depth, panel);
+  for (int64_t k = 0; k < depth && columns < kPanel; ++k) {
+    std::fill(panel + k * kPanel + columns, panel + (k + 1) * kPanel, 0.0f);
   }
 }
 
@@ -181,28 +195,35 @@ void pack_panel(const Right& right, int64_t n, int64_t columns, int64_t k, int64
   });
 }
 
-// Rows [begin, end) of the left operand, widened, to packed[row - piece_begin].
+// Rows [begin, end) of the left operand, widened, in blocks of kBlockRows with one k's elements side by side: row r's
+// element i to packed[(r / kBlockRows * k + i) * kBlockRows + r % kBlockRows], r counted from piece_begin. `begin`
+// starts a block.
 void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, float* packed) {
-  const int64_t stride = packed_stride(k);
+  const auto block_of = [&](int64_t row) { return packed + (row - piece_begin) * k; };
   if (!left.transposed) {
-    for (int64_t row = begin; row < end; ++row) {
-      with_type(left.rows.type, left.rows.rows[static_cast<size_t>(row)], [&](auto* from) HWY_ATTR {
-        widen_row(from, k, packed + (row - piece_begin) * stride, (k + kLanes - 1) / kLanes * kLanes);
+    for (int64_t row = begin; row < end; row += kBlockRows) {
+      const int64_t rows = std::min<int64_t>(kBlockRows, end - row);
+      const void* const* from = left.rows.rows.data() + row;
+      with_type(left.rows.type, from[0], [&](auto* first) HWY_ATTR {
+        const std::remove_pointer_t<decltype(first)>* typed[kBlockRows];
+        for (int64_t r = 0; r < rows; ++r) {
+          typed[r] = static_cast<decltype(first)>(from[r]);
+        }
+        turn_rows<kBlockRows>(typed, rows, k, block_of(row));
       });
     }
     return;
   }
-  constexpr int64_t kStrip = 64;
-  HWY_ALIGN float strip[kStrip];
+  constexpr int64_t kStrip = 4 * kBlockRows;
+  HWY_ALIGN float strip[kStrip + kLanes] = {};
   for (int64_t at = begin; at < end; at += kStrip) {
     const int64_t count = std::min(kStrip, end - at);
     for (int64_t i = 0; i < k; ++i) {
       with_type(left.rows.type, left.rows.rows[static_cast<size_t>(i)], [&](auto* from) HWY_ATTR {
         widen_row(from + at, count, strip, (count + kLanes - 1) / kLanes * kLanes);
       });
-      float* to = packed + (at - piece_begin) * stride + i;
-      for (int64_t c = 0; c < count; ++c) {
-        to[c * stride] = strip[c];
+      for (int64_t r = 0; r < count; r += kBlockRows) {
+        std::copy_n(strip + r, kBlockRows, block_of(at + r) + i * kBlockRows);
       }
     }
   }
@@ -220,7 +241,6 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
   HWY_ALIGN float partial[kMaxPieceRows * kPanel];
   HWY_ALIGN float finished[kBlockRows * kPanel];
   HWY_ALIGN float bias[kPanel];
-  const int64_t stride = packed_stride(product.k);
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, product.k - k);
@@ -236,8 +256,7 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
         const int64_t width = std::min(kPanel, columns - p * kPanel);
         // Whole panels of float32 results go where they belong at once.
         const bool direct = last && k == 0 && width == kPanel && product.out.type == Float::kFloat32;
-        Block block{.left = packed + (row - piece_begin) * stride + k,
-                    .left_stride = stride,
+        Block block{.left = packed + (row - piece_begin) * product.k + k * kBlockRows,
                     .panel = tile + p * depth * kPanel,
                     .depth = depth,
                     .bias = nullptr,
@@ -282,8 +301,9 @@ void many_rows_impl(const Product& product, float* packed) {
   }
   for (int64_t begin = 0; begin < product.m; begin += piece) {
     const int64_t end = std::min(product.m, begin + piece);
-    parallel_for(end - begin, product.left.transposed ? 64 : 16, [&](int64_t from, int64_t to) HWY_ATTR {
-      pack_left(product.left, begin, begin + from, begin + to, k, packed);
+    const int64_t blocks = (end - begin + kBlockRows - 1) / kBlockRows;
+    parallel_for(blocks, product.left.transposed ? 8 : 2, [&](int64_t from, int64_t to) HWY_ATTR {
+      pack_left(product.left, begin, begin + from * kBlockRows, std::min(end, begin + to * kBlockRows), k, packed);
     });
     // At least four tasks a thread, as far as narrower tiles and a split of the rows give them.
     const int64_t wanted = 4 * num_threads();
@@ -317,7 +337,7 @@ namespace mamba::ops::linear_detail {
 HWY_EXPORT(many_rows_impl);
 
 int64_t many_rows_workspace(int64_t m, int64_t k) {
-  return piece_rows(m, k) * packed_stride(k);
+  return (piece_rows(m, k) + kMostBlockRows) * k;
 }
 
 void many_rows(const Product& product, float* workspace) {
