@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "mamba/base/error.h"
+#include "mamba/ops/accumulate/gpu.h"
 #include "mamba/ops/accumulate/kernel.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
@@ -60,7 +61,7 @@ mx::array accumulate(mx::array sum, const mx::array& value, mx::StreamOrDevice s
         shown(value.shape()));
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    return mx::add(sum, mx::astype(value, mx::float32, stream), stream);  // one fast pass there
+    return accumulate_detail::gpu_add(sum, value, stream);
   }
   const mx::Shape shape = sum.shape();
   std::vector<mx::array> inputs = {std::move(sum), value};

@@ -144,7 +144,7 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
   check_inputs(in);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    return adamw_detail::gpu_update(in, options, stream);
+    return adamw_detail::gpu_update({std::move(in)}, {options}, stream)[0];
   }
   const mx::Shape shape = in.parameter.shape();
   std::vector<mx::array> state;
@@ -168,6 +168,24 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
       inputs);
   return {out[0], out[1], out[2], in.average ? std::optional(out[3]) : std::nullopt,
           options.copy_dtype ? std::optional(out.back()) : std::nullopt};
+}
+
+std::vector<AdamWOutputs> adamw_all(std::vector<AdamWInputs> in, const std::vector<AdamWOptions>& options,
+                                    mx::StreamOrDevice s) {
+  check(in.size() == options.size(), "[{}] got {} inputs and {} options", kOp, in.size(), options.size());
+  const mx::Stream stream = mx::to_stream(s);
+  std::vector<AdamWOutputs> out;
+  if (on_cpu(stream)) {
+    for (size_t i = 0; i < in.size(); ++i) {
+      out.push_back(adamw(std::move(in[i]), options[i], stream));
+    }
+    return out;
+  }
+  for (size_t i = 0; i < in.size(); ++i) {
+    check_options(options[i]);
+    check_inputs(in[i]);
+  }
+  return adamw_detail::gpu_update(in, options, stream);
 }
 
 }  // namespace mamba::ops

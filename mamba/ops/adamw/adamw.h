@@ -19,6 +19,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace mamba::ops {
 
@@ -57,6 +58,10 @@ struct AdamWOutputs {
 
 // Throws Error with the values when shapes, dtypes or options do not fit.
 AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mlx::core::StreamOrDevice s = {});
+
+// The same for many arrays, on GPUs in few launches.
+std::vector<AdamWOutputs> adamw_all(std::vector<AdamWInputs> in, const std::vector<AdamWOptions>& options,
+                                    mlx::core::StreamOrDevice s = {});
 
 // The same in plain MLX operations: the specification, and the oracle of the tests.
 AdamWOutputs adamw_reference(const AdamWInputs& in, const AdamWOptions& options, mlx::core::StreamOrDevice s = {});

@@ -2,10 +2,13 @@
 // (ops/gpu/kernel.h).
 #pragma once
 
+#include <vector>
+
 #include "mamba/ops/adamw/adamw.h"
 
 namespace mamba::ops::adamw_detail {
 
-AdamWOutputs gpu_update(const AdamWInputs& in, const AdamWOptions& options, const mlx::core::Stream& stream);
+std::vector<AdamWOutputs> gpu_update(const std::vector<AdamWInputs>& in, const std::vector<AdamWOptions>& options,
+                                     const mlx::core::Stream& stream);
 
 }  // namespace mamba::ops::adamw_detail

@@ -96,6 +96,20 @@ CausalConv1dOutputs causal_conv1d(const CausalConv1dInputs& in, mx::StreamOrDevi
   return run(in, stream);
 }
 
+bool has_causal_conv1d_gradients(int taps, mx::StreamOrDevice s) {
+  return !on_cpu(mx::to_stream(s)) && taps <= conv::kMaxGpuTaps;
+}
+
+CausalConv1dOutputs causal_conv1d_alone(const CausalConv1dInputs& in, mx::StreamOrDevice s) {
+  check_inputs(in, 3);
+  return conv::gpu_conv_alone(in, mx::to_stream(s));
+}
+
+CausalConv1dGradients causal_conv1d_gradients(const CausalConv1dInputs& in, const mx::array& gy, mx::StreamOrDevice s) {
+  check_inputs(in, 3);
+  return conv::gpu_conv_gradients(in, gy, mx::to_stream(s));
+}
+
 CausalConv1dOutputs causal_conv1d_step(const CausalConv1dInputs& in, mx::StreamOrDevice s) {
   check_inputs(in, 2);
   const mx::Stream stream = mx::to_stream(s);

@@ -23,8 +23,9 @@ using gpu::Kernel;
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kRun = 16;   // positions of a thread at a time
-constexpr int kRuns = 16;  // of a group, backwards
+constexpr int kRun = 16;  // positions of a thread
+constexpr int kTile = 4;  // backwards, at a time
+constexpr int kTiles = 16;
 
 int divide_up(int a, int b) {
   return (a + b - 1) / b;
@@ -42,7 +43,7 @@ const Kernel& forward_kernel() {
 const Kernel& backward_kernel() {
   static const Kernel kernel("mamba_conv_backward", embedded::gpu_conv_backward(),
                              {"x", "weight", "bias", "first", "spans", "resets", "gy", "gstate"},
-                             {"gx", "gfirst", "part"});
+                             {"gx", "gfirst", "part_weight", "part_bias"});
   return kernel;
 }
 
@@ -63,7 +64,7 @@ struct Plan {
 
   Constants walk_constants(const std::vector<mx::array>& in) const {
     Constants all = constants(in);
-    all.insert(all.end(), {{"kRun", kRun}, {"kHasSpans", has_spans}, {"kHasResets", has_resets}});
+    all.insert(all.end(), {{"kHasSpans", has_spans}, {"kHasResets", has_resets}});
     return all;
   }
 };
@@ -75,32 +76,32 @@ mx::Shape state_shape(const std::vector<mx::array>& in) {
 std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in) {
   const mx::array& x = in[kX];
   const int groups = divide_up(x.shape(2), kThreads) * (divide_up(x.shape(1), kRun) + 1);
+  Constants constants = plan.walk_constants(in);
+  constants.emplace_back("kRun", kRun);
   return forward_kernel()(in, {x.shape(), state_shape(in)}, {x.dtype(), x.dtype()}, {{groups, x.shape(0), 1}, kThreads},
-                          plan.walk_constants(in), plan.stream);
+                          constants, plan.stream);
 }
 
 std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
-                                const mx::array& gstate) {
+                                const std::optional<mx::array>& gstate) {
   const mx::Stream& s = plan.stream;
   const mx::array& x = in[kX];
   const int taps = in[kWeight].shape(1);
   const int channels = x.shape(2);
-  const int parts = divide_up(divide_up(x.shape(1), kRun), kRuns);
+  const int ranges = divide_up(x.shape(1), kTiles * kTile - (taps - 1));
+  const int rows = x.shape(0) * ranges;
   Constants constants = plan.walk_constants(in);
-  constants.emplace_back("kRuns", kRuns);
+  constants.insert(constants.end(), {{"kTile", kTile}, {"kTiles", kTiles}, {"kHasLast", gstate.has_value()}});
   std::vector<mx::array> inputs = in;
-  inputs.insert(inputs.end(), {gy, gpu::contiguous(gstate, s)});
+  inputs.insert(inputs.end(), {gy, gstate ? gpu::contiguous(*gstate, s) : in[kWeight]});
   const std::vector<mx::array> out =
-      backward_kernel()(inputs, {x.shape(), state_shape(in), {x.shape(0) * parts, taps + 1, channels}},
-                        {x.dtype(), x.dtype(), mx::float32},
-                        {{divide_up(channels, kThreads) * (parts + 1), x.shape(0), 1}, kThreads}, constants, s);
-  const mx::array sums = mx::sum(out[2], 0, false, s);  // (K + 1, D)
-  const mx::array gweight = mx::transpose(mx::slice(sums, {0, 0}, {taps, channels}, s), s);
-  const mx::array gbias = mx::squeeze(mx::slice(sums, {taps, 0}, {taps + 1, channels}, s), 0, s);
+      backward_kernel()(inputs, {x.shape(), state_shape(in), {rows, channels, taps}, {rows, channels}},
+                        {x.dtype(), x.dtype(), mx::float32, mx::float32},
+                        {{divide_up(channels, kThreads) * (ranges + 1), x.shape(0), 1}, kThreads}, constants, s);
   const auto absent = [&](int i) { return mx::zeros_like(in[i], s); };
   return {out[0],
-          mx::astype(gweight, in[kWeight].dtype(), s),
-          plan.has_bias ? mx::astype(gbias, in[kBias].dtype(), s) : absent(kBias),
+          mx::astype(mx::sum(out[2], 0, false, s), in[kWeight].dtype(), s),
+          plan.has_bias ? mx::astype(mx::sum(out[3], 0, false, s), in[kBias].dtype(), s) : absent(kBias),
           plan.has_state ? out[1] : absent(kState),
           absent(kSpans),
           absent(kResets)};
@@ -152,6 +153,16 @@ CausalConv1dOutputs gpu_conv(const CausalConv1dInputs& in, const mx::Stream& str
              const std::vector<mx::array>&) { return backward(plan, primals, cotangents[0], cotangents[1]); });
   const std::vector<mx::array> out = run(inputs);
   return {out[0], out[1]};
+}
+
+CausalConv1dOutputs gpu_conv_alone(const CausalConv1dInputs& in, const mx::Stream& stream) {
+  const std::vector<mx::array> out = forward(plan_of(in, stream), all_inputs(in, stream));
+  return {out[0], out[1]};
+}
+
+CausalConv1dGradients gpu_conv_gradients(const CausalConv1dInputs& in, const mx::array& gy, const mx::Stream& stream) {
+  const std::vector<mx::array> out = backward(plan_of(in, stream), all_inputs(in, stream), gy, std::nullopt);
+  return {.x = out[0], .weight = out[1], .bias = out[2]};
 }
 
 CausalConv1dOutputs gpu_step(const CausalConv1dInputs& in, const mx::Stream& stream) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
+#include "mamba/ops/causal_conv1d/gradients.h"
 
 namespace mamba::ops::conv {
 
@@ -11,5 +12,9 @@ constexpr int kMaxGpuTaps = 16;
 
 CausalConv1dOutputs gpu_conv(const CausalConv1dInputs& in, const mlx::core::Stream& stream);
 CausalConv1dOutputs gpu_step(const CausalConv1dInputs& in, const mlx::core::Stream& stream);
+
+CausalConv1dOutputs gpu_conv_alone(const CausalConv1dInputs& in, const mlx::core::Stream& stream);
+CausalConv1dGradients gpu_conv_gradients(const CausalConv1dInputs& in, const mlx::core::array& gy,
+                                         const mlx::core::Stream& stream);
 
 }  // namespace mamba::ops::conv

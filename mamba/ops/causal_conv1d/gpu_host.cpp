@@ -11,6 +11,7 @@ using T = float;  // dtypes are the arrays' own business on the host
 using host::Launch;
 
 constexpr int kRun = 16;
+constexpr int kTile = 4;
 constexpr int kThreads = 128;
 
 template <int kTaps>
@@ -43,13 +44,15 @@ struct Bodies {
     MAMBA_HOST_IN(gstate);
     MAMBA_HOST_OUT(gx);
     MAMBA_HOST_OUT(gfirst);
-    MAMBA_HOST_OUT(part);
+    MAMBA_HOST_OUT(part_weight);
+    MAMBA_HOST_OUT(part_bias);
     MAMBA_HOST_BOOL(kHasBias);
     MAMBA_HOST_BOOL(kHasState);
     MAMBA_HOST_BOOL(kSilu);
     MAMBA_HOST_BOOL(kHasSpans);
+    MAMBA_HOST_BOOL(kHasLast);
     MAMBA_HOST_BOOL(kHasResets);
-    MAMBA_HOST_INT(kRuns);
+    MAMBA_HOST_INT(kTiles);
 #include "mamba/ops/causal_conv1d/gpu_backward.h"
   }
 

@@ -9,6 +9,7 @@
 #include "mamba/base/error.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/embedding/gpu.h"
 #include "mamba/ops/embedding/kernel.h"
 
 namespace mamba::ops {
@@ -78,8 +79,7 @@ mx::array embedding_gradient(const mx::array& tokens, const mx::array& dy, int r
   }
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    // MLX's scatter is a kernel of its own there.
-    return embedding_gradient_reference(tokens, dy, rows, base, stream);
+    return embedding_detail::gpu_gradient(tokens, dy, rows, base, stream);
   }
   std::vector<mx::array> inputs = {tokens, dy};
   if (base) {

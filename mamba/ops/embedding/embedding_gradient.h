@@ -5,7 +5,8 @@
 // `base` is the gradient that reaches the table by another way: through the output projection where it is tied, or
 // nothing. Making the sum at once spares a second array of the table's size and the passes that add the two.
 //
-// Sums are float32; on a CPU in the order of i, whatever the number of threads. Not differentiable.
+// Sums are float32, in the same order every time: on a CPU that of i, whatever the number of threads. Not
+// differentiable.
 #pragma once
 
 #include <mlx/array.h>

@@ -1,24 +1,20 @@
-// GPU kernel, in the dialect of ops/gpu: each group's share of an array's sum of squares, `part` (groups,).
+// GPU kernel, in the dialect of ops/gpu: each group's share of an array's sum of squares, `part` (arrays, groups), for
+// several arrays (count,) at once: groups (.., i) work on array i, for which the source goes on with
+// MAMBA_ADD_SQUARES(i, its size) and then MAMBA_SUM_SQUARES.
 constexpr int kSimds = kThreads / 32;
-const int64_t total = int64_t(int(count[0]));
 MAMBA_SHARED(float, sums, kSimds);
+const int64_t first = int64_t(MAMBA_GROUP_X) * kThreads + MAMBA_THREAD;
+const int64_t stride = int64_t(MAMBA_GROUPS_X) * kThreads;
 float sum = 0.0f;
-for (int64_t at = int64_t(MAMBA_GROUP_X) * kThreads + MAMBA_THREAD; at < total;
-     at += int64_t(MAMBA_GROUPS_X) * kThreads) {
-  const float value = float(numbers[at]);
-  sum = mamba_fma(value, value, sum);
-}
-MAMBA_UNROLL
-for (int bit = 16; bit >= 1; bit /= 2) {
-  sum += MAMBA_SHUFFLE_XOR(sum, bit);
-}
-if (MAMBA_THREAD % 32 == 0) {
-  sums[MAMBA_THREAD / 32] = sum;
-}
-MAMBA_BARRIER();
-if (MAMBA_THREAD == 0) {
-  for (int i = 1; i < kSimds; ++i) {
-    sum += sums[i];
+#define MAMBA_ADD_SQUARES(i, size)                               \
+  if (MAMBA_GROUP_Y == i) {                                      \
+    for (int64_t at = first; at < int64_t(size); at += stride) { \
+      const float value = float(numbers##i[at]);                 \
+      sum = mamba_fma(value, value, sum);                        \
+    }                                                            \
   }
-  part[MAMBA_GROUP_X] = sum;
-}
+#define MAMBA_SUM_SQUARES                                                \
+  sum = mamba_group_sum<kThreads>(sum, MAMBA_THREAD, sums);              \
+  if (MAMBA_THREAD == 0) {                                               \
+    part[int64_t(MAMBA_GROUP_Y) * MAMBA_GROUPS_X + MAMBA_GROUP_X] = sum; \
+  }

@@ -11,6 +11,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/gpu/compile.h"
 
 namespace mamba::embedded {
 std::string_view gpu_dialect_cuda();
@@ -124,7 +125,7 @@ std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::arra
                                                       const std::vector<mx::Shape>& shapes,
                                                       const std::vector<mx::Dtype>& dtypes, const Grid& grid,
                                                       const Constants& constants, const mx::Stream& stream) const {
-  if (on_cpu(stream)) {
+  if (stream.device == mx::Device::cpu) {
     const auto it = host_bodies().find(name_);
     check(it != host_bodies().end(), "[{}] this kernel runs on GPUs only", name_);
     return std::make_shared<HostKernel>(stream, it->second, inputs_, outputs_, grid, constants);
@@ -146,9 +147,10 @@ std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::arra
                   : mx::fast::cuda_kernel(name_, inputs_, outputs_, source_, header, /*ensure_row_contiguous=*/false);
   });
   const auto [x, y, z] = grid.groups;
-  return make_(inputs, shapes, dtypes, {x * grid.threads, y, z}, {grid.threads, 1, 1}, constants, std::nullopt, false,
-               stream)[0]
-      .primitive_ptr();
+  std::shared_ptr<mx::Primitive> primitive = make_(inputs, shapes, dtypes, {x * grid.threads, y, z},
+                                                   {grid.threads, 1, 1}, constants, std::nullopt, false, stream)[0]
+                                                 .primitive_ptr();
+  return mx::metal::is_available() ? primitive : compiled_ahead(std::move(primitive));
 }
 
 std::vector<mx::array> Kernel::operator()(const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,
@@ -193,9 +195,28 @@ void set_host_body(const std::string& name, void (*run)(const host::Launch&)) {
   host_bodies()[name] = run;
 }
 
+namespace {
+
+bool known_contiguous(const mx::array& a) {
+  if (a.status() != mx::array::Status::unscheduled) {
+    return a.flags().row_contiguous;
+  }
+  if (!a.has_primitive()) {
+    return false;
+  }
+  const std::string_view name = a.primitive().name();
+  // What tracing puts around arrays, and what gives its results row by row.
+  if (name == "Copy" || name == "StopGradient" || name == "Reshape") {
+    return known_contiguous(a.inputs()[0]);
+  }
+  return name == "Matmul" || name == "AddMM" || name == "Concatenate" || name == "CompiledAhead" ||
+         name == "CustomKernel" || name == "HostKernel";
+}
+
+}  // namespace
+
 mx::array contiguous(const mx::array& a, const mx::Stream& stream) {
-  return a.status() != mx::array::Status::unscheduled && a.flags().row_contiguous ? a
-                                                                                  : mx::contiguous(a, false, stream);
+  return known_contiguous(a) ? a : mx::contiguous(a, false, stream);
 }
 
 }  // namespace mamba::ops::gpu

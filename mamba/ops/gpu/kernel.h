@@ -63,7 +63,8 @@ class Kernel {
 // For tests: what runs the kernel `name` on CPU streams. The launches themselves are then tested too.
 void set_host_body(const std::string& name, void (*run)(const host::Launch& launch));
 
-// `a` itself where it is known to be row-contiguous already, else a node that makes it so.
+// `a` itself where its values are known to lie row by row, else a node that makes them. A node costs the host about as
+// much as a small kernel costs the device.
 mlx::core::array contiguous(const mlx::core::array& a, const mlx::core::Stream& stream);
 
 }  // namespace mamba::ops::gpu

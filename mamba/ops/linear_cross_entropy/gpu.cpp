@@ -1,5 +1,6 @@
 // A piece of the tokens at a time: MLX's matrix product makes the logits, one kernel their log-probabilities. Backwards
-// the logits are made again and one kernel turns them into their gradient.
+// the logits are made again and one kernel turns them into their gradient. Where value and gradients are wanted at
+// once, one kernel gives both from the same logits.
 #include "mamba/ops/linear_cross_entropy/gpu.h"
 
 #include <mlx/ops.h>
@@ -8,11 +9,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "mamba/ops/accumulate/accumulate.h"
 #include "mamba/ops/gpu/kernel.h"
 
 namespace mamba::embedded {
 std::string_view gpu_loss_forward();
 std::string_view gpu_loss_gradient();
+std::string_view gpu_loss_both();
 }  // namespace mamba::embedded
 
 namespace mamba::ops::linear_cross_entropy_detail {
@@ -34,6 +37,12 @@ const Kernel& forward_kernel() {
 const Kernel& gradient_kernel() {
   static const Kernel kernel("mamba_loss_gradient", embedded::gpu_loss_gradient(),
                              {"logits", "targets", "log_sums", "cotangent"}, {"gradient"});
+  return kernel;
+}
+
+const Kernel& both_kernel() {
+  static const Kernel kernel("mamba_loss_both", embedded::gpu_loss_both(), {"logits", "rest", "targets", "cotangent"},
+                             {"log_probability", "gradient"});
   return kernel;
 }
 
@@ -122,8 +131,8 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
     if (dtype == mx::float32) {
       gweight = gweight ? mx::addmm(*gweight, turned, share, 1.0f, 1.0f, s) : mx::matmul(turned, share, s);
     } else {
-      const mx::array more = mx::astype(mx::matmul(turned, share, s), mx::float32, s);
-      gweight = gweight ? mx::add(*gweight, more, s) : more;
+      const mx::array more = mx::matmul(turned, share, s);
+      gweight = gweight ? accumulate(*gweight, more, s) : mx::astype(more, mx::float32, s);
     }
     gx.push_back(mx::depends({mx::matmul(gradient, factor, s)}, {*gweight})[0]);
   }
@@ -131,7 +140,71 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
           mx::zeros_like(in[2], s)};
 }
 
+// A product of 16-bit numbers on the units made for them, with twice the 8 or 11 bits that a result has there: a second
+// product makes the first one's rounding error.
+std::pair<mx::array, mx::array> split_product(const mx::array& a, const mx::array& b, const mx::Stream& s) {
+  const mx::array high = mx::matmul(a, b, s);
+  return {high, mx::addmm(high, a, b, 1.0f, -1.0f, s)};
+}
+
 }  // namespace
+
+GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx::array& targets,
+                           const mx::array& cotangent, int ignore_index, int piece_tokens, bool of_weight,
+                           const mx::Stream& s) {
+  const auto tokens = static_cast<int>(targets.size());
+  const Plan plan{tokens, x.shape(-1), weight.shape(0), ignore_index, piece_tokens, s};
+  const bool narrow = x.dtype() == weight.dtype() && x.dtype() != mx::float32;
+  const mx::Dtype dtype = narrow ? x.dtype() : mx::float32;
+  const mx::array flat_targets = mx::reshape(targets, {tokens}, s);
+  const mx::array flat_cotangent = mx::reshape(cotangent, {tokens}, s);
+  const mx::array rows =
+      mx::astype(counted_rows(plan, mx::reshape(x, {tokens, plan.width}, s), flat_targets), dtype, s);
+  const mx::array factor = mx::astype(weight, dtype, s);
+  const mx::array columns = mx::transpose(factor, s);
+  std::vector<mx::array> log_probabilities;
+  std::vector<mx::array> gx;
+  std::optional<mx::array> gweight;
+  for (int begin = 0; begin < tokens; begin += plan.piece) {
+    mx::array part = plan.part(rows, begin);
+    if (!gx.empty()) {
+      part = mx::depends({part}, {gx.back()})[0];  // one piece at a time
+    }
+    const auto [logits, rest] =
+        narrow ? split_product(part, columns, s) : std::pair(mx::matmul(part, columns, s), mx::array({0.0f}));
+    const int count = part.shape(0);
+    const auto whole = [&](const mx::array& a) { return gpu::contiguous(plan.part(a, begin), s); };
+    const std::vector<mx::array> out =
+        both_kernel()({logits, rest, whole(flat_targets), whole(flat_cotangent)}, {{count}, logits.shape()},
+                      {mx::float32, dtype}, {{count, 1, 1}, kThreads},
+                      {{"T", dtype},
+                       {"kThreads", kThreads},
+                       {"kPair", narrow},
+                       {"kIgnoredHigh", plan.ignored_high()},
+                       {"kIgnoredLow", plan.ignored_low()}},
+                      s);
+    log_probabilities.push_back(out[0]);
+    gx.push_back(mx::matmul(out[1], factor, s));
+    if (of_weight) {
+      const mx::array turned = mx::transpose(out[1], s);
+      if (narrow) {
+        const mx::array more = mx::matmul(turned, part, s);
+        gweight = gweight ? accumulate(*gweight, more, s) : mx::astype(more, mx::float32, s);
+      } else {
+        gweight = gweight ? mx::addmm(*gweight, turned, part, 1.0f, 1.0f, s) : mx::matmul(turned, part, s);
+      }
+      gx.back() = mx::depends({gx.back()}, {*gweight})[0];
+    }
+  }
+  const mx::array all = mx::concatenate(log_probabilities, 0, s);
+  GpuGradients result{.log_probabilities = mx::reshape(all, targets.shape(), s),
+                      .x = mx::reshape(mx::astype(mx::concatenate(gx, 0, s), x.dtype(), s), x.shape(), s)};
+  if (gweight) {
+    result.weight = mx::astype(*gweight, weight.dtype(), s);
+  }
+  result.pieces = std::move(gx);
+  return result;
+}
 
 mx::array gpu_log_probability(const mx::array& x, const mx::array& weight, const mx::array& targets, int ignore_index,
                               int piece_tokens, const mx::Stream& stream) {

@@ -32,6 +32,19 @@ void gradient(const host::Launch& launch) {
 #include "mamba/ops/linear_cross_entropy/gpu_gradient.h"
 }
 
+void both(const host::Launch& launch) {
+  MAMBA_HOST_IN(logits);
+  MAMBA_HOST_IN(rest);
+  MAMBA_HOST_IN(targets);
+  MAMBA_HOST_IN(cotangent);
+  MAMBA_HOST_OUT(log_probability);
+  MAMBA_HOST_OUT(gradient);
+  MAMBA_HOST_INT(kIgnoredHigh);
+  MAMBA_HOST_INT(kIgnoredLow);
+  MAMBA_HOST_BOOL(kPair);
+#include "mamba/ops/linear_cross_entropy/gpu_both.h"
+}
+
 }  // namespace
 }  // namespace mamba::ops::gpu::dialect
 
@@ -42,6 +55,7 @@ void use_host_kernels() {
   namespace dialect = gpu::dialect;
   gpu::set_host_body("mamba_loss_forward", [](const Launch& launch) { gpu::host::run(dialect::forward, launch); });
   gpu::set_host_body("mamba_loss_gradient", [](const Launch& launch) { gpu::host::run(dialect::gradient, launch); });
+  gpu::set_host_body("mamba_loss_both", [](const Launch& launch) { gpu::host::run(dialect::both, launch); });
 }
 
 }  // namespace mamba::ops::linear_cross_entropy_detail

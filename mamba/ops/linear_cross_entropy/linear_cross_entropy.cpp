@@ -34,6 +34,8 @@ void check_arguments(const mx::array& x, const mx::array& weight, const mx::arra
 
 namespace {
 
+constexpr int kGpuPieceTokens = 1024;
+
 #ifdef __APPLE__
 // MLX's own product is fast: a piece of the tokens at a time, its logits computed again for the gradient.
 mx::array by_matmul(const mx::array& x, const mx::array& weight, const mx::array& targets, int ignore_index,
@@ -71,8 +73,7 @@ mx::array linear_log_probability(const mx::array& x, const mx::array& weight, co
     return linear_cross_entropy_detail::forward(x, weight, targets, ignore_index, stream);
 #endif
   }
-  constexpr int kPieceTokens = 1024;
-  return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index, kPieceTokens, stream);
+  return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index, kGpuPieceTokens, stream);
 }
 
 namespace {
@@ -121,6 +122,14 @@ LinearCrossEntropyGradients linear_cross_entropy_gradients(const mx::array& x, c
             .weight = std::move(gradients.weight)};
   }
 #endif
+  if (!on_cpu(stream) && targets.size() > 0) {
+    linear_cross_entropy_detail::GpuGradients gradients = linear_cross_entropy_detail::gpu_gradients(
+        x, weight, tokens.targets, cotangent, options.ignore_index, kGpuPieceTokens, of_weight, stream);
+    return {.losses = mx::multiply(tokens.factor, gradients.log_probabilities, s),
+            .x = std::move(gradients.x),
+            .weight = std::move(gradients.weight),
+            .pieces = std::move(gradients.pieces)};
+  }
   const auto log_probabilities = [&](const std::vector<mx::array>& in) -> std::vector<mx::array> {
     return {linear_log_probability(in[0], in.size() > 1 ? in[1] : weight, tokens.targets, options.ignore_index, s)};
   };

@@ -8,10 +8,11 @@
 //   log_probability[i] = x_i . W[t_i] - log sum_j exp(x_i . W_j)      (...) float32, in nats; 0 where t_i is ignored
 //   cross_entropy[i]   = -w_i log_probability[i]                      (...) float32
 //
-// Products and sums are in float32. Where oneDNN multiplies bfloat16 (x and W are bfloat16, and the processor has units
-// for it), the gradient of each logit is rounded to bfloat16 before it is multiplied; sums stay in float32. A target
-// outside the vocabulary gives NaN and no gradient. Ignored tokens, and tokens of weight 0, cost nothing; what x holds
-// there, be it NaN, reaches neither results nor gradients.
+// Products and sums are in float32. On GPUs, where x and W share a 16-bit dtype, logits are then kept as two numbers of
+// it, 16 bits or more of the 24, and their gradients are rounded to it. Where oneDNN multiplies bfloat16 (x and W are
+// bfloat16, and the processor has units for it), the gradient of each logit is rounded to bfloat16 before it is
+// multiplied; sums stay in float32. A target outside the vocabulary gives NaN and no gradient. Ignored tokens, and
+// tokens of weight 0, cost nothing; what x holds there, be it NaN, reaches neither results nor gradients.
 //
 // Memory: going forward a block of 512 tokens x 2048 logits at a time, whatever N; gradients keep the logits of as many
 // tokens as fit 64 MiB (32 at least), and compute them again where the loss was computed before. On CPUs results and
@@ -25,6 +26,7 @@
 #include <mlx/utils.h>
 
 #include <optional>
+#include <vector>
 
 namespace mamba::ops {
 
@@ -47,9 +49,12 @@ struct LinearCrossEntropyGradients {
   mlx::core::array losses;                      // (...) float32, as linear_cross_entropy gives them
   mlx::core::array x;                           // like x: the gradient of scale * sum(losses)
   std::optional<mlx::core::array> weight = {};  // like W, where it was asked for
+  // On GPUs: what each piece of the tokens ends in. MLX has memory for all that it has sent, so whoever evaluates these
+  // one after another needs no more than some pieces' logits.
+  std::vector<mlx::core::array> pieces = {};
 };
 
-// What a training step needs, in one pass on Linux CPUs: the logits are computed once, where asking
+// What a training step needs, in one pass on GPUs and Linux CPUs: the logits are computed once, where asking
 // linear_cross_entropy for its value and its gradients computes them twice. Not differentiable; to go on from the
 // gradient of x, differentiate sum(x * stop_gradient(it)).
 LinearCrossEntropyGradients linear_cross_entropy_gradients(const mlx::core::array& x, const mlx::core::array& weight,

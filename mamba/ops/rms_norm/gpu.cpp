@@ -22,8 +22,8 @@ using gpu::Kernel;
 
 namespace {
 
-// Groups of the backward pass, each with a share of the weight's gradient: four to each of a large GPU's units.
-constexpr int kMostGroups = 528;
+// Groups of the backward pass, each with a share of the weight's gradient: six to each of a large GPU's units.
+constexpr int kMostGroups = 792;
 
 const Kernel& forward_kernel() {
   static const Kernel kernel("mamba_norm_forward", embedded::gpu_norm_forward(), {"x", "weight", "residual"},
@@ -33,7 +33,7 @@ const Kernel& forward_kernel() {
 
 const Kernel& backward_kernel() {
   static const Kernel kernel("mamba_norm_backward", embedded::gpu_norm_backward(), {"x", "weight", "gy", "gsum"},
-                             {"gx", "part"});
+                             {"gx", "gwide", "part"});
   return kernel;
 }
 
@@ -79,15 +79,18 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   const mx::Stream& s = plan.stream;
   const mx::array rows = as_rows(normalised, s);
   const int channels = rows.shape(1);
-  // x and the residual have the same gradient, and where their dtypes differ one of them is float32.
-  const bool widened = plan.has_residual && in[2].dtype() != in[0].dtype();
-  const mx::Dtype dtype = widened ? mx::float32 : in[0].dtype();
+  // x and the residual have the same gradient, each in its dtype.
+  const bool wide = plan.has_residual && in[2].dtype() != in[0].dtype();
+  const mx::Dtype dtype = in[0].dtype();
   const int groups = std::min(rows.shape(0), kMostGroups);
-  const std::vector<mx::array> out = backward_kernel()(
-      {rows, in[1], as_rows(gy, s), plan.sum_dtype ? as_rows(gsum, s) : in[1]}, {in[0].shape(), {groups, channels}},
-      {dtype, mx::float32}, {{groups, 1, 1}, Plan::threads(channels)}, plan.constants(channels, dtype), s);
-  return {mx::astype(out[0], in[0].dtype(), s), mx::astype(mx::sum(out[1], 0, false, s), in[1].dtype(), s),
-          plan.has_residual ? mx::astype(out[0], in[2].dtype(), s) : mx::zeros_like(in[2], s)};
+  Constants constants = plan.constants(channels, dtype);
+  constants.emplace_back("kWide", wide);
+  const std::vector<mx::array> out =
+      backward_kernel()({rows, in[1], as_rows(gy, s), plan.sum_dtype ? as_rows(gsum, s) : in[1]},
+                        {in[0].shape(), wide ? in[0].shape() : mx::Shape{1}, {groups, channels}},
+                        {dtype, mx::float32, mx::float32}, {{groups, 1, 1}, Plan::threads(channels)}, constants, s);
+  return {out[0], mx::astype(mx::sum(out[2], 0, false, s), in[1].dtype(), s),
+          plan.has_residual ? out[wide ? 1 : 0] : mx::zeros_like(in[2], s)};
 }
 
 }  // namespace

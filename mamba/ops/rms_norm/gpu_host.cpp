@@ -34,9 +34,11 @@ void backward(const Launch& launch) {
   MAMBA_HOST_IN(gy);
   MAMBA_HOST_IN(gsum);
   MAMBA_HOST_OUT(gx);
+  MAMBA_HOST_OUT(gwide);
   MAMBA_HOST_OUT(part);
   MAMBA_HOST_INT(kEpsBits);
   MAMBA_HOST_BOOL(kHasSum);
+  MAMBA_HOST_BOOL(kWide);
 #include "mamba/ops/rms_norm/gpu_backward.h"
 }
 

@@ -15,6 +15,7 @@ std::string_view gpu_scan_local();
 std::string_view gpu_scan_carry();
 std::string_view gpu_scan_backward();
 std::string_view gpu_scan_step();
+std::string_view gpu_scan_sum();
 }  // namespace mamba::embedded
 
 namespace mamba::ops::scan {
@@ -124,11 +125,16 @@ const Kernel& backward_kernel(int lanes) {
   const auto make = [](int registers) {
     return Kernel("mamba_scan_backward", embedded::gpu_scan_backward(),
                   {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "spans", "resets", "gy", "kept", "last"},
-                  {"gu", "gdelta", "gz", "part_BC", "part_A", "part_D", "gfirst"}, registers);
+                  {"gu", "gdelta", "gz", "part_BC", "part_A", "part_D", "gfirst", "y"}, registers);
   };
   static const Kernel four = make(kBackwardRegisters);
   static const Kernel others = make(0);
   return lanes == 4 ? four : others;
+}
+
+const Kernel& sum_kernel() {
+  static const Kernel kernel("mamba_scan_sum", embedded::gpu_scan_sum(), {"part"}, {"out"});
+  return kernel;
 }
 
 const Kernel& step_kernel() {
@@ -167,11 +173,21 @@ std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& i
       plan.stream);
 }
 
-// The gradients of all inputs, in the order of Inputs; spans and resets have none.
-std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
-                                const mx::array& gstate, const mx::array& kept) {
+// Sums over groups are made, dtypes are those of the kernel.
+struct Backward {
+  mx::array u, delta, z;  // (B, L, D), T
+  mx::array BC;           // (B, L, 2 N), T
+  mx::array A;            // (D, N) float32
+  mx::array D;            // (2, D) float32: of D, of delta_bias
+  mx::array first;        // (B, D, N) float32
+  mx::array y;            // (B, L, D), T, where it was asked for
+};
+
+Backward backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
+                  const std::optional<mx::array>& gstate, const mx::array& kept, bool of_y) {
   const mx::Stream& s = plan.stream;
-  const mx::array last = plan.chunks > 1 ? carries(plan, in, gy, gstate, true, true) : gstate;
+  const mx::array& end = gstate ? *gstate : in[kA];  // a stand-in
+  const mx::array last = plan.chunks > 1 ? carries(plan, in, gy, end, gstate.has_value(), true) : end;
   const mx::Dtype dtype = in[kU].dtype();
   const int rows = plan.batch * plan.chunks;
   const std::vector<mx::array> out = backward_kernel(plan.shape.lanes)(
@@ -181,21 +197,52 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
        in[kU].shape(),
        plan.has_z ? in[kU].shape() : mx::Shape{1},
        {plan.batch, plan.blocks(), plan.length, 2 * plan.states},
-       {rows, plan.states, plan.channels},
+       {rows, plan.channels, plan.states},
        {rows, 2, plan.channels},
-       {plan.batch, plan.channels, plan.states}},
-      {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32}, plan.grid(plan.chunks),
-      plan.constants(dtype, {{"kHasD", plan.has_D}, {"kChunked", plan.chunks > 1}}), s);
-  const mx::array gBC = mx::sum(out[3], 1, false, s);  // (B, L, 2 N)
-  const mx::array gA = mx::transpose(mx::sum(out[4], 0, false, s), s);
-  const mx::array gD = mx::sum(out[5], 0, false, s);  // (2, D)
+       {plan.batch, plan.channels, plan.states},
+       of_y ? in[kU].shape() : mx::Shape{1}},
+      {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32, dtype}, plan.grid(plan.chunks),
+      plan.constants(dtype, {{"kHasD", plan.has_D},
+                             {"kChunked", plan.chunks > 1},
+                             {"kHasLast", plan.chunks > 1 || gstate},
+                             {"kGiveY", of_y}}),
+      s);
+  constexpr int kThreads = 256;
+  const int columns = 2 * plan.states;
+  const mx::array sum = sum_kernel()({out[3]}, {{plan.batch, plan.length, columns}}, {dtype},
+                                     {{divide_up(plan.length * columns, kThreads), plan.batch, 1}, kThreads},
+                                     {{"T", dtype}, {"kThreads", kThreads}}, s)[0];
+  return {.u = out[0],
+          .delta = out[1],
+          .z = out[2],
+          .BC = sum,
+          .A = mx::sum(out[4], 0, false, s),
+          .D = mx::sum(out[5], 0, false, s),
+          .first = out[6],
+          .y = out[7]};
+}
+
+mx::array row_of(const mx::array& rows, int i, mx::Dtype dtype, const mx::Stream& s) {
+  return mx::astype(mx::squeeze(mx::slice(rows, {i, 0}, {i + 1, rows.shape(1)}, s), 0, s), dtype, s);
+}
+
+// The gradients of all inputs, in the order of Inputs; spans and resets have none.
+std::vector<mx::array> gradients(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
+                                 const mx::array& gstate, const mx::array& kept) {
+  const mx::Stream& s = plan.stream;
+  const Backward g = backward(plan, in, gy, gstate, kept, false);
   const auto columns = [&](int from) {
-    return mx::astype(mx::slice(gBC, {0, 0, from}, {plan.batch, plan.length, from + plan.states}, s), dtype, s);
+    return mx::slice(g.BC, {0, 0, from}, {plan.batch, plan.length, from + plan.states}, s);
   };
-  const auto row = [&](int i, const mx::array& like) {
-    return mx::astype(mx::squeeze(mx::slice(gD, {i, 0}, {i + 1, plan.channels}, s), 0, s), like.dtype(), s);
-  };
-  return {out[0], out[1], gA, columns(0), columns(plan.states), row(0, in[kD]), out[2], row(1, in[kDeltaBias]), out[6]};
+  return {g.u,
+          g.delta,
+          g.A,
+          columns(0),
+          columns(plan.states),
+          row_of(g.D, 0, in[kD].dtype(), s),
+          g.z,
+          row_of(g.D, 1, in[kDeltaBias].dtype(), s),
+          g.first};
 }
 
 bool is_traced(const std::optional<mx::array>& a) {
@@ -283,11 +330,10 @@ SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& s
   present[kState] = plan.has_state;
   present[kSpans] = present[kResets] = false;
   const auto values = [plan](const std::vector<mx::array>& primals) { return forward(plan, primals, true); };
-  const auto gradients = [plan, present](const std::vector<mx::array>& primals,
-                                         const std::vector<mx::array>& cotangents,
-                                         const std::vector<mx::array>& outputs) {
+  const auto vjp = [plan, present](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                                   const std::vector<mx::array>& outputs) {
     const mx::array gstate = gpu::contiguous(cotangents[1], plan.stream);
-    std::vector<mx::array> all = backward(plan, primals, cotangents[0], gstate, outputs[2]);
+    std::vector<mx::array> all = gradients(plan, primals, cotangents[0], gstate, outputs[2]);
     all.resize(kInputs, all[0]);
     for (int i = 0; i < kInputs; ++i) {
       if (!present[i]) {
@@ -296,9 +342,27 @@ SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& s
     }
     return all;
   };
-  const auto run = mx::custom_vjp(values, gradients);
+  const auto run = mx::custom_vjp(values, vjp);
   const std::vector<mx::array> out = run(inputs);
   return {out[0], out[1]};
+}
+
+SelectiveScanKept gpu_scan_kept(const SelectiveScanInputs& in, const mx::Stream& stream) {
+  const std::vector<mx::array> out = forward(plan_of(in, false, stream), all_inputs(in, stream), true);
+  return {out[0], out[1], out[2]};
+}
+
+SelectiveScanGradients gpu_scan_gradients(const SelectiveScanInputs& in, const mx::array& gy, const mx::array& kept,
+                                          const mx::Stream& s) {
+  const Backward g = backward(plan_of(in, false, s), all_inputs(in, s), gy, std::nullopt, kept, true);
+  return {.u = g.u,
+          .delta = g.delta,
+          .A = g.A,
+          .BC = g.BC,
+          .D = row_of(g.D, 0, in.D->dtype(), s),
+          .z = g.z,
+          .delta_bias = row_of(g.D, 1, in.delta_bias->dtype(), s),
+          .y = g.y};
 }
 
 SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mx::Stream& stream) {

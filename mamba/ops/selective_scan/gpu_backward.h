@@ -7,8 +7,9 @@
 //
 // The gradients of B and C are sums over channels. The lanes of a SIMD group hand partial sums to each other until each
 // lane has its share, groups leave theirs in `part_BC` (B, groups, L, 2 N), which is summed afterwards: no atomics, the
-// same bits every time. `part_A` (B, chunks, N, D) and `part_D` (B, chunks, 2, D) (of D, of delta_bias) likewise.
-// `last` is the gradient of the state after the chunk: (B, chunks, N, D), or with one chunk (B, D, N).
+// same bits every time. `part_A` (B, chunks, D, N) and `part_D` (B, chunks, 2, D) (of D, of delta_bias) likewise.
+// `last` is the gradient of the state after the chunk: (B, chunks, N, D), or with one chunk (B, D, N); without kHasLast
+// it is 0. kGiveY: the forward pass' output once more, in `y`.
 constexpr int kSteps = 8;
 constexpr int kOwn = kSteps / kLanes;
 constexpr int kQuads = kM / 4;
@@ -71,7 +72,7 @@ for (int i = 0; i < kM; ++i) {
   gh[i] = 0.0f;
   if (there && kChunked) {
     gh[i] = float(last[((int64_t(b) * chunks + chunk) * states + n) * channels + c]);
-  } else if (there) {
+  } else if (there && kHasLast) {
     gh[i] = float(last[(int64_t(b) * channels + c) * states + n]);
   }
 }
@@ -322,6 +323,7 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
     const auto gu_at = gu + out_tile;
     const auto gdelta_at = gdelta + out_tile;
     const auto gz_at = gz + (kHasZ ? out_tile : 0);
+    const auto y_at = y + (kGiveY ? out_tile : 0);
     mamba_sum_and_split<kSteps, kLanes>(sum_y, lane);
     mamba_sum_and_split<kSteps, kLanes>(sum_gx, lane);
     mamba_sum_and_split<kSteps, kLanes>(sum_gdt, lane);
@@ -334,6 +336,10 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       if (real && t < length) {
         gu_at[j * channels] = T(inside ? mamba_fma(own_dt[j], sum_gx[j], skip * own_g[j]) : 0.0f);
         gdelta_at[j * channels] = T(graw);
+        if (kGiveY) {
+          const float out = inside ? mamba_fma(skip, own_u[j], sum_y[j]) : 0.0f;
+          y_at[j * channels] = T(kHasZ ? out * own_z[j] * own_gate[j] : out);
+        }
         if (kHasZ) {
           const float slope = own_gate[j] * mamba_fma(own_z[j], 1.0f - own_gate[j], 1.0f);
           gz_at[j * channels] = T(inside ? own_gy[j] * mamba_fma(skip, own_u[j], sum_y[j]) * slope : 0.0f);
@@ -377,7 +383,7 @@ if (real) {
   for (int i = 0; i < kM; ++i) {
     const int n = slice * kM + i;
     if (n < states) {
-      part_A[(row * states + n) * channels + d] = gA[i];
+      part_A[(row * channels + d) * states + n] = gA[i];
       if (chunk == 0) {
         gfirst[(int64_t(b) * channels + d) * states + n] = gh[i];
       }

@@ -79,12 +79,22 @@ struct Bodies {
     MAMBA_HOST_OUT(part_A);
     MAMBA_HOST_OUT(part_D);
     MAMBA_HOST_OUT(gfirst);
+    MAMBA_HOST_OUT(y);
     SCAN_CONSTANTS();
     MAMBA_HOST_BOOL(kHasD);
+    MAMBA_HOST_BOOL(kHasLast);
+    MAMBA_HOST_BOOL(kGiveY);
     MAMBA_HOST_BOOL(kChunked);
 #include "mamba/ops/selective_scan/gpu_backward.h"
   }
 };
+
+void sum(const Launch& launch) {
+  MAMBA_HOST_IN(part);
+  MAMBA_HOST_OUT(out);
+  MAMBA_HOST_INT(kThreads);
+#include "mamba/ops/selective_scan/gpu_sum.h"
+}
 
 void carry(const Launch& launch) {
   MAMBA_HOST_IN(local);
@@ -155,6 +165,7 @@ void use_host_kernels() {
   gpu::set_host_body("mamba_scan_backward", [](const Launch& launch) {
     dialect::with_bodies(launch, [&](auto bodies) { gpu::host::run(bodies.backward, launch); });
   });
+  gpu::set_host_body("mamba_scan_sum", [](const Launch& launch) { gpu::host::run(dialect::sum, launch); });
   gpu::set_host_body("mamba_scan_carry", [](const Launch& launch) { gpu::host::run(dialect::carry, launch); });
   gpu::set_host_body("mamba_scan_step", [](const Launch& launch) {
     gpu::host::run(launch.constant("kLanes") == 4 ? dialect::step<4> : dialect::step<16>, launch);

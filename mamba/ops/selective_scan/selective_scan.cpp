@@ -128,6 +128,22 @@ SelectiveScanOutputs selective_scan(const SelectiveScanInputs& in, mx::StreamOrD
   return run(in, stream);
 }
 
+bool has_selective_scan_gradients(int states, mx::StreamOrDevice s) {
+  return !on_cpu(mx::to_stream(s)) && states <= scan::kMaxGpuStates;
+}
+
+SelectiveScanKept selective_scan_kept(const SelectiveScanInputs& in, mx::StreamOrDevice s) {
+  check_inputs(in, 3);
+  return scan::gpu_scan_kept(in, mx::to_stream(s));
+}
+
+SelectiveScanGradients selective_scan_gradients(const SelectiveScanInputs& in, const mx::array& gy,
+                                                const mx::array& kept, mx::StreamOrDevice s) {
+  check_inputs(in, 3);
+  check(in.D && in.z && in.delta_bias, "[{}] gradients are written out for D, z and delta_bias only", kOp);
+  return scan::gpu_scan_gradients(in, gy, kept, mx::to_stream(s));
+}
+
 SelectiveScanOutputs selective_scan_step(const SelectiveScanInputs& in, mx::StreamOrDevice s) {
   check_inputs(in, 2);
   const mx::Stream stream = mx::to_stream(s);
