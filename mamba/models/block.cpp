@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "mamba/models/mixer_training.h"
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
@@ -105,7 +106,10 @@ BlockStream run_block(const Block& block, const std::optional<DerivedParameters>
   const auto [y, sum] =
       ops::rms_norm_add(in.x, in.residual, block.norm.weight, block.norm.eps, options.residual_dtype, s);
   LayerState state = in.state;
-  const mx::array x = mix(block.mixer, derived ? *derived : derive(block.mixer, s), y, state, options, s);
+  const DerivedParameters own = derived ? *derived : derive(block.mixer, s);
+  const bool written_out = options.constant_states && y.is_tracer() && can_train_mixer(block.mixer, y, options, s);
+  const mx::array x =
+      written_out ? train_mixer(block.mixer, own, y, state, options, s) : mix(block.mixer, own, y, state, options, s);
   return {.x = ops::dropout(x, options.dropout.rate, options.dropout.seed, s), .residual = sum, .state = state};
 }
 

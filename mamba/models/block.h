@@ -62,6 +62,7 @@ struct BlockOptions {
   std::optional<mlx::core::array> spans = {};   // (B, 2) int32
   std::optional<mlx::core::array> resets = {};  // (B, L) uint8
   Dropout dropout = {};
+  bool constant_states = false;  // no gradient passes through them
 };
 
 // residual + x -> norm -> mixer. `derived`: the mixer's, where they are at hand.

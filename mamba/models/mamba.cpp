@@ -188,6 +188,7 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
   const Dropout& dropout = options.dropout;
   BlockOptions block_options{
       .residual_dtype = residual_dtype, .spans = to_array(options.spans), .resets = options.resets};
+  block_options.constant_states = options.constant_states;
   const auto run = options.recompute ? run_block_recomputed : run_block;
   State next = state;
   BlockStream stream{.x = ops::dropout(embeddings, dropout.rate, dropout.seed, s),
@@ -198,6 +199,10 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
     stream.state = state.layers[i];
     stream = run(layers_[i], derived_.empty() ? std::nullopt : std::optional(derived_[i]), stream, block_options, s);
     next.layers[i] = stream.state;
+    const size_t at_once = dtype() == mx::float32 ? 2 : 4;
+    if (options.pieces != nullptr && (i + 1) % at_once == 0) {
+      options.pieces->push_back(*stream.residual);
+    }
     if (options.evaluate) {
       mx::eval(stream.x, *stream.residual, stream.state.conv, stream.state.ssm);
     }
@@ -242,10 +247,13 @@ void MambaLM::for_each_chunk(const mx::array& tokens, State& state, const Forwar
       longest = std::max(longest, span.end);
     }
   }
-  for (int first = 0; first < longest; first += kChunk) {
-    const int last = std::min(longest, first + kChunk);
+  const bool on_cpu = ops::on_cpu(mx::to_stream({}));
+  const int step = on_cpu ? kChunk : kGpuChunk;
+  std::optional<mx::array> sent;
+  for (int first = 0; first < longest; first += step) {
+    const int last = std::min(longest, first + step);
     ForwardOptions chunk;
-    chunk.evaluate = batch * (last - first) >= kManyPositions && ops::on_cpu(mx::to_stream({}));
+    chunk.evaluate = batch * (last - first) >= kManyPositions && on_cpu;
     if (spans) {
       chunk.spans.emplace();
       for (const Span& span : *spans) {
@@ -258,7 +266,16 @@ void MambaLM::for_each_chunk(const mx::array& tokens, State& state, const Forwar
     auto [h, next] = hidden(mx::slice(rows, {0, first}, {batch, last}), state, chunk);
     std::vector<mx::array> outputs = next.arrays();
     outputs.push_back(h);
-    mx::eval(outputs);
+    if (on_cpu) {
+      mx::eval(outputs);
+    } else {
+      // One chunk ahead of the device, and no more, since all of them have their memory already.
+      mx::async_eval(outputs);
+      if (sent) {
+        sent->wait();
+      }
+      sent = h;
+    }
     state = std::move(next);
     on_chunk(first, h, chunk.spans);
   }

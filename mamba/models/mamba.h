@@ -40,6 +40,10 @@ struct ForwardOptions {
   // For training: keep only what goes into each block, and compute the block again for its gradients. The same
   // gradients, bit for bit, for about a third more time and a fraction of the memory.
   bool recompute = false;
+  // No gradient passes through the states before and after the text, as in training: less is to be done on GPUs then.
+  bool constant_states = false;
+  // Gets what every few blocks end in, for those who evaluate piece by piece: MLX has memory for all it has sent.
+  std::vector<mlx::core::array>* pieces = nullptr;
   // Evaluate each layer. On the CPU MLX runs ahead of the kernels by a hundred nodes, all of which have their
   // results' memory already: half the layers of a model.
   bool evaluate = false;
@@ -139,6 +143,8 @@ class MambaLM {
   // Positions a prompt is worked on at a time: large enough for the matrix products to run at full speed, small
   // enough that a chunk's activations stay in the tens of megabytes.
   static constexpr int kChunk = 512;
+  // The same on GPUs, where a launch costs as much as much work.
+  static constexpr int kGpuChunk = 2048;
 
  private:
   const nn::Matrix& output() const;

@@ -2,6 +2,7 @@
 
 #include <mlx/allocator.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -62,10 +63,16 @@ mx::array copied(const mx::array& in, mx::cpu::CommandEncoder& encoder) {
   return out;
 }
 
+std::atomic<bool> gpu_paths{false};
+
 }  // namespace
 
 bool on_cpu(const mx::Stream& stream) {
-  return stream.device == mx::Device::cpu;
+  return stream.device == mx::Device::cpu && !gpu_paths;
+}
+
+void take_gpu_paths(bool taken) {
+  gpu_paths = taken;
 }
 
 void report_missing_kernel(const char* op, const mx::Stream& stream) {

@@ -16,6 +16,9 @@ namespace mamba::ops {
 // True when `stream` runs on a CPU, where every op has a kernel.
 bool on_cpu(const mlx::core::Stream& stream);
 
+// For tests: what ops do on GPUs is done on CPU streams too, kernels as host C++ (gpu/host.h).
+void take_gpu_paths(bool taken);
+
 // Called where an op falls back to its reference for want of a kernel: one warning per op and device, or an Error
 // when the environment says MAMBA_REQUIRE_KERNELS=1.
 void report_missing_kernel(const char* op, const mlx::core::Stream& stream);

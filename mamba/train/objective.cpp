@@ -10,7 +10,12 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
+#include <deque>
+#include <string_view>
+#include <utility>
+
 #include "mamba/base/error.h"
+#include "mamba/ops/dispatch.h"
 #include "mamba/ops/embedding/embedding_gradient.h"
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
 
@@ -30,11 +35,14 @@ mx::array embedded(const models::MambaLM& model, const mx::array& tokens) {
 // The last hidden states (B, L, d_model), and the state after them.
 std::pair<mx::array, models::State> hidden_of(const models::MambaLM& model, const mx::array& embeddings,
                                               const Batch& batch, const models::State& state,
-                                              const ObjectiveOptions& objective) {
+                                              const ObjectiveOptions& objective,
+                                              std::vector<mx::array>* pieces = nullptr) {
   models::ForwardOptions options;
   options.resets = batch.resets;
   options.recompute = objective.recompute;
   options.dropout = objective.dropout;
+  options.constant_states = true;
+  options.pieces = ops::on_cpu(mx::to_stream({})) ? nullptr : pieces;
   return model.hidden_of(embeddings, state, options);
 }
 
@@ -49,6 +57,36 @@ int index_of(const Trainable& trainable, const char* wanted) {
     ++index;
   });
   return found;
+}
+
+// The order in which the backward pass comes by them: layer by layer, the last one first.
+void add_from_last_layer(const Trainable& trainable, const std::vector<mx::array>& values, bool is_wide,
+                         std::vector<std::vector<mx::array>>& order) {
+  constexpr std::string_view kLayers = "layers.";
+  std::vector<std::vector<mx::array>> layers;
+  std::string last = "none";
+  size_t next = 0;
+  trainable.visit("", [&](const std::string& path, mx::array&) {
+    const size_t start = path.find(kLayers);
+    const std::string layer = start == std::string::npos ? "" : path.substr(0, path.find('.', start + kLayers.size()));
+    if (layer != last) {
+      layers.emplace_back();
+      last = layer;
+    }
+    layers.back().push_back(values[next++]);
+  });
+  // Several at a time where the host needs longer to send one than the device to compute it; more in the second half,
+  // when what is done has given its memory back.
+  const size_t early = is_wide ? 1 : 2;
+  std::vector<mx::array> some;
+  size_t count = 0;
+  for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+    some.insert(some.end(), layer->begin(), layer->end());
+    ++count;
+    if (count % (2 * count <= layers.size() ? early : early + 1) == 0 || count == layers.size()) {
+      order.push_back(std::exchange(some, {}));
+    }
+  }
 }
 
 }  // namespace
@@ -72,10 +110,13 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     wanted.push_back(static_cast<int>(parameters.size()));
   }
   const auto scale = static_cast<float>(1.0 / divisor);
-  // What is differentiated, the loss, the gradient of the output projection where it is trained, and the state.
+  size_t pieces = 0;
+  // What is differentiated, the loss, the gradient of the output projection where it is trained, what pieces of the
+  // work end in, and the state.
   const auto run = [&](const std::vector<mx::array>& in) {
     nn::set_parameter_list(trainable, {in.begin(), in.end() - 1});
-    auto [hidden, after] = hidden_of(model, in.back(), batch, state, options);
+    std::vector<mx::array> in_order;
+    auto [hidden, after] = hidden_of(model, in.back(), batch, state, options, &in_order);
     const ops::LinearCrossEntropyGradients last =
         ops::linear_cross_entropy_gradients(mx::stop_gradient(hidden), mx::stop_gradient(model.output_weight()),
                                             batch.targets, scale, output >= 0, {.ignore_index = kIgnored});
@@ -84,6 +125,9 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     if (output >= 0) {
       out.push_back(*last.weight);
     }
+    in_order.insert(in_order.end(), last.pieces.begin(), last.pieces.end());
+    pieces = in_order.size();
+    out.insert(out.end(), in_order.begin(), in_order.end());
     for (const mx::array& a : after.arrays()) {
       out.push_back(mx::stop_gradient(a));
     }
@@ -99,9 +143,10 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
   nn::set_parameter_list(trainable, parameters);
 
   const std::vector<mx::array>& values = result.first;
-  Gradients gradients{.loss = values[1],
-                      .values = {},
-                      .state = models::State::from_arrays({values.begin() + (output >= 0 ? 3 : 2), values.end()})};
+  const auto first_piece = values.begin() + (output >= 0 ? 3 : 2);
+  const auto first_state = first_piece + static_cast<int64_t>(pieces);
+  Gradients gradients{
+      .loss = values[1], .values = {}, .state = models::State::from_arrays({first_state, values.end()})};
   const int vocab = model.embedding_weight().shape(0);
   auto next = result.second.begin();
   for (int i = 0; i < static_cast<int>(parameters.size()); ++i) {
@@ -115,7 +160,29 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
       gradients.values.push_back(ops::embedding_gradient(batch.tokens, result.second.back(), vocab, values[2]));
     }
   }
+  if (!ops::on_cpu(mx::to_stream({}))) {
+    for (auto piece = first_piece; piece != first_state; ++piece) {
+      gradients.order.push_back({*piece});
+    }
+    gradients.order.push_back(gradients.state.arrays());
+    gradients.order.back().push_back(gradients.loss);
+    add_from_last_layer(trainable, gradients.values, model.dtype() == mx::float32, gradients.order);
+  }
   return gradients;
+}
+
+void send(Gradients& gradients) {
+  std::deque<mx::array> sent;
+  for (const std::vector<mx::array>& some : gradients.order) {
+    mx::async_eval(some);
+    sent.push_back(some.front());
+    // The device has one to do while the host sends the next.
+    if (sent.size() > 1) {
+      sent.front().wait();
+      sent.pop_front();
+    }
+  }
+  gradients.order.clear();
 }
 
 std::pair<mx::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,

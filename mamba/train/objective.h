@@ -21,12 +21,18 @@ struct Gradients {
   mlx::core::array loss;                 // () float32: the sum of the targets' cross-entropies, divided by `divisor`
   std::vector<mlx::core::array> values;  // one for each trainable array, in its order and shape
   models::State state;                   // after the batch; its gradient stops here
+  // On GPUs, all of these and what leads to them, in the order that needs least memory.
+  std::vector<std::vector<mlx::core::array>> order = {};
 };
 
 // Loss and gradients of `batch` from `state`, as a graph that is not evaluated. Gradients have the dtype of their
 // parameter, except that of the embeddings, which is float32.
 Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable, const Batch& batch,
                              const models::State& state, double divisor, const ObjectiveOptions& options = {});
+
+// Starts to evaluate them on a GPU, no faster than it computes: MLX has memory for all that it has sent, run or not.
+// On CPUs nothing; either way they are evaluated as usual afterwards.
+void send(Gradients& gradients);
 
 // The sum of the cross-entropies alone, () float32, and the state after the batch.
 std::pair<mlx::core::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,

@@ -65,21 +65,30 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
                             .step = steps_};
   const auto done = static_cast<double>(steps_);
   options.average_decay = std::min(options_.average_decay, (1 + done) / (10 + done));
+  std::vector<ops::AdamWInputs> inputs;
+  std::vector<ops::AdamWOptions> all_options;
   size_t next = 0;
-  std::vector<mx::array> results;
   trainable.visit("", [&](const std::string& path, mx::array& value) {
     Slot& slot = slots_[next];
     check(slot.path == path, "[Optimizer] {} came where {} was expected", path, slot.path);
     options.weight_decay = decays(path) ? options_.weight_decay : 0;
     options.copy_dtype = slot.master ? std::optional(options_.compute_dtype) : std::nullopt;
     mx::array parameter = slot.master ? std::move(*slot.master) : std::exchange(value, nn::unset());
-    ops::AdamWOutputs out = ops::adamw({.parameter = std::move(parameter),
-                                        .gradient = std::exchange(gradients[next], nn::unset()),
-                                        .m = std::exchange(slot.m, nn::unset()),
-                                        .v = std::exchange(slot.v, nn::unset()),
-                                        .average = std::exchange(slot.average, std::nullopt),
-                                        .gradient_scale = gradient_scale},
-                                       options);
+    inputs.push_back({.parameter = std::move(parameter),
+                      .gradient = std::exchange(gradients[next], nn::unset()),
+                      .m = std::exchange(slot.m, nn::unset()),
+                      .v = std::exchange(slot.v, nn::unset()),
+                      .average = std::exchange(slot.average, std::nullopt),
+                      .gradient_scale = gradient_scale});
+    all_options.push_back(options);
+    ++next;
+  });
+  std::vector<ops::AdamWOutputs> outputs = ops::adamw_all(std::move(inputs), all_options);
+  std::vector<mx::array> results;
+  next = 0;
+  trainable.visit("", [&](const std::string&, mx::array& value) {
+    Slot& slot = slots_[next];
+    ops::AdamWOutputs& out = outputs[next];
     results.insert(results.end(), {out.parameter, out.m, out.v});
     slot.m = std::move(out.m);
     slot.v = std::move(out.v);
@@ -96,7 +105,11 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
     }
     ++next;
   });
-  mx::eval(results);
+  if (ops::on_cpu(mx::to_stream({}))) {
+    mx::eval(results);
+  } else {
+    mx::async_eval(results);  // meanwhile the host prepares the next step
+  }
 }
 
 nn::ParameterMap Optimizer::result(const Trainable& trainable) const {

@@ -11,6 +11,7 @@
 #include "mamba/base/memory.h"
 #include "mamba/base/mix_bits.h"
 #include "mamba/ops/accumulate/accumulate.h"
+#include "mamba/ops/dispatch.h"
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/train/checkpoint.h"
 #include "mamba/train/evaluation.h"
@@ -86,30 +87,38 @@ Trainer::Trainer(models::MambaLM& model, Trainable trainable, Batches batches, s
   }
 }
 
-models::Dropout Trainer::dropout_at(size_t part) const {
+Trainer::Prepared Trainer::prepare(int64_t step) const {
+  Prepared prepared{.step = step};
+  int64_t targets = 0;
+  for (int64_t g = 0; g < settings_.grad_accum; ++g) {
+    prepared.parts.push_back(batches_.at(step * settings_.grad_accum + g));
+    targets += prepared.parts.back().target_count;
+    prepared.tokens += static_cast<int64_t>(prepared.parts.back().tokens.size());
+  }
+  prepared.divisor = static_cast<double>(std::max<int64_t>(1, targets));
+  prepared.first = gradients_of(prepared, 0);
+  return prepared;
+}
+
+Gradients Trainer::gradients_of(const Prepared& step, size_t part) const {
+  const Batch& batch = step.parts[part];
+  const bool continues = batch.continues && carried_.has_value();
   // The model takes a seed for each block from here on.
-  const uint64_t place = static_cast<uint64_t>(step_ * settings_.grad_accum) + part;
-  return {settings_.dropout, mix_bits(settings_.seed ^ mix_bits(place + 1))};
+  const uint64_t place = static_cast<uint64_t>(step.step * settings_.grad_accum) + part;
+  const models::Dropout dropout{settings_.dropout, mix_bits(settings_.seed ^ mix_bits(place + 1))};
+  return loss_and_gradients(model_, trainable_, batch,
+                            continues ? *carried_ : model_.initial_state(batch.tokens.shape(0)), step.divisor,
+                            {.recompute = settings_.recompute, .dropout = dropout});
 }
 
 Trainer::Work Trainer::take_step(double learning_rate) {
-  std::vector<Batch> parts;
-  int64_t targets = 0;
-  int64_t tokens = 0;
-  for (int64_t g = 0; g < settings_.grad_accum; ++g) {
-    parts.push_back(batches_.at(step_ * settings_.grad_accum + g));
-    targets += parts.back().target_count;
-    tokens += static_cast<int64_t>(parts.back().tokens.size());
-  }
-  const double divisor = static_cast<double>(std::max<int64_t>(1, targets));
-  const int rows = parts.front().tokens.shape(0);
+  Prepared now = prepared_ ? *std::exchange(prepared_, std::nullopt) : prepare(step_);
+  const bool on_gpu = !ops::on_cpu(mx::to_stream({}));
   std::vector<mx::array> sums;
-  double loss = 0;
-  for (size_t g = 0; g < parts.size(); ++g) {
-    const Batch& part = parts[g];
-    const bool continues = part.continues && carried_.has_value();
-    Gradients got = loss_and_gradients(model_, trainable_, part, continues ? *carried_ : model_.initial_state(rows),
-                                       divisor, {.recompute = settings_.recompute, .dropout = dropout_at(g)});
+  std::vector<mx::array> losses;
+  for (size_t g = 0; g < now.parts.size(); ++g) {
+    Gradients got = g == 0 ? *std::exchange(now.first, std::nullopt) : gradients_of(now, g);
+    send(got);
     if (sums.empty()) {
       sums = std::move(got.values);
     } else {
@@ -129,18 +138,35 @@ Trainer::Work Trainer::take_step(double learning_rate) {
       results.insert(results.end(), arrays.begin(), arrays.end());
       carried_ = std::move(got.state);
     }
-    mx::eval(results);
-    loss += static_cast<double>(got.loss.item<float>());
+    if (on_gpu) {
+      mx::async_eval(results);
+    } else {
+      mx::eval(results);
+    }
+    losses.push_back(got.loss);
   }
   mx::array norm = ops::global_norm(sums);
-  const double grad_norm = static_cast<double>(norm.item<float>());
-  if (!std::isfinite(loss) || !std::isfinite(grad_norm)) {
-    return {loss, grad_norm, tokens};
-  }
   // As torch.nn.utils.clip_grad_norm_ does it.
-  const double scale = settings_.grad_clip > 0 ? std::min(1.0, settings_.grad_clip / (grad_norm + 1e-6)) : 1.0;
-  optimizer_.step(trainable_, std::move(sums), learning_rate, mx::array(static_cast<float>(scale)));
-  return {loss, grad_norm, tokens};
+  if (on_gpu) {
+    // The device goes on while the host prepares the next step and then looks at the numbers. Should they not be finite
+    // the run ends, and the model in memory with it.
+    const auto clip = static_cast<float>(settings_.grad_clip);
+    const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(clip), mx::add(norm, mx::array(1e-6f))));
+    optimizer_.step(trainable_, std::move(sums), learning_rate, clip > 0 ? scale : mx::array(1.0f));
+    if (step_ + 1 < settings_.steps) {
+      prepared_ = prepare(step_ + 1);
+    }
+  }
+  double loss = 0;
+  for (mx::array& part : losses) {
+    loss += static_cast<double>(part.item<float>());
+  }
+  const double grad_norm = static_cast<double>(norm.item<float>());
+  if (!on_gpu && std::isfinite(loss) && std::isfinite(grad_norm)) {
+    const double scale = settings_.grad_clip > 0 ? std::min(1.0, settings_.grad_clip / (grad_norm + 1e-6)) : 1.0;
+    optimizer_.step(trainable_, std::move(sums), learning_rate, mx::array(static_cast<float>(scale)));
+  }
+  return {loss, grad_norm, now.tokens};
 }
 
 double Trainer::evaluate() {

@@ -10,6 +10,7 @@
 
 #include "mamba/models/mamba.h"
 #include "mamba/train/data/batches.h"
+#include "mamba/train/objective.h"
 #include "mamba/train/optimizer.h"
 #include "mamba/train/run_folder.h"
 #include "mamba/train/settings.h"
@@ -69,12 +70,23 @@ class Trainer {
     int64_t tokens;
   };
 
+  // What a step computes, as a graph; of several parts the first one's.
+  struct Prepared {
+    int64_t step;
+    std::vector<Batch> parts = {};
+    double divisor = 1;
+    int64_t tokens = 0;
+    std::optional<Gradients> first = {};
+  };
+
+  Prepared prepare(int64_t step) const;
+  Gradients gradients_of(const Prepared& step, size_t part) const;
   Work take_step(double learning_rate);
-  models::Dropout dropout_at(size_t part) const;
   double evaluate();
   void save(bool is_best);
   [[noreturn]] void fail_not_finite(const Work& work);
 
+  std::optional<Prepared> prepared_ = {};  // the next step, on GPUs
   models::MambaLM& model_;
   Trainable trainable_;
   Batches batches_;
