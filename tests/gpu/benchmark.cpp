@@ -214,6 +214,7 @@ Json generation_figures(const models::Config& config, mx::Dtype dtype, int batch
 }
 
 Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
+  const auto begun = Clock::now();
   models::MambaLM model(shape_130m());
   models::initialize(model, 1);
   const auto trainable = train::Trainable::of(model);
@@ -224,25 +225,49 @@ Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
                              .resets = std::nullopt,
                              .target_count = int64_t{batch} * length};
   mx::eval(example.tokens, example.targets);
-  std::vector<double> times;
+  // As a trainer does it: the numbers of a step are looked at before the next one begins.
+  const models::State first = model.initial_state(batch);
+  mx::eval(first.arrays());
+  constexpr int kSteps = 13;
+  constexpr int kWarmUp = 4;
   double loss = 0;
-  for (int step = 0; step < 6; ++step) {
-    if (step == 2) {
+  double first_step = 0;
+  std::vector<double> graph;
+  std::vector<double> times;
+  const double setup = seconds_since(begun);
+  const auto prepare = [&] {
+    const auto start = Clock::now();
+    train::Gradients g = train::loss_and_gradients(model, trainable, example, first,
+                                                   static_cast<double>(batch) * length, {.recompute = recompute});
+    graph.push_back(seconds_since(start));
+    return g;
+  };
+  train::Gradients next = prepare();
+  for (int step = 0; step < kSteps; ++step) {
+    if (step == kWarmUp) {
       mx::reset_peak_memory();
     }
-    mx::synchronize();
     const auto start = Clock::now();
-    train::Gradients g = train::loss_and_gradients(model, trainable, example, model.initial_state(batch),
-                                                   static_cast<double>(batch) * length, {.recompute = recompute});
+    train::Gradients g = std::move(next);
+    train::send(g);
     const mx::array norm = ops::global_norm(g.values);
     const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(1.0f), mx::add(norm, mx::array(1e-6f))));
     optimizer.step(trainable, std::move(g.values), 1e-4, scale);
+    next = prepare();
     loss = g.loss.item<float>();
-    mx::synchronize();
+    mx::array copy = norm;
+    copy.item<float>();
     times.push_back(seconds_since(start));
+    first_step = step == 0 ? times.front() : first_step;
   }
-  std::sort(times.begin(), times.end());
-  return {{"tokens_per_second", batch * length / times[2]},
+  std::sort(times.begin() + kWarmUp, times.end());
+  std::sort(graph.begin(), graph.end());
+  const double seconds = times[(kWarmUp + kSteps) / 2];
+  return {{"tokens_per_second", batch * length / seconds},
+          {"slowest", batch * length / times.back()},
+          {"setup_s", setup},
+          {"first_step_s", first_step},
+          {"graph_ms", 1e3 * graph[graph.size() / 2]},
           {"cached_gib", static_cast<double>(mx::get_cache_memory()) / double(1 << 30)},
           {"active_gib", static_cast<double>(mx::get_active_memory()) / double(1 << 30)},
           {"peak_gib", static_cast<double>(mx::get_peak_memory()) / double(1 << 30)},

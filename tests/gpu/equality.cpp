@@ -234,6 +234,7 @@ bool equality(const std::string& filter) {
   add_scans(table);
   add_convolutions(table);
   add_norms_and_products(table);
+  add_training(table);
   mx::set_default_device(mx::Device::gpu);
   return table.all_ok();
 }

@@ -46,4 +46,7 @@ class Table {
 
 void add_steps(Table& table);
 
+// What training takes besides differentiable ops.
+void add_training(Table& table);
+
 }  // namespace mamba::gpu_report

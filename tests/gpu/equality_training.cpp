@@ -1,0 +1,134 @@
+#include <fmt/format.h>
+#include <mlx/ops.h>
+#include <mlx/transforms.h>
+
+#include <memory>
+#include <vector>
+
+#include "mamba/models/initialize.h"
+#include "mamba/ops/accumulate/accumulate.h"
+#include "mamba/ops/adamw/adamw.h"
+#include "mamba/ops/embedding/embedding_gradient.h"
+#include "mamba/ops/global_norm/global_norm.h"
+#include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "mamba/train/objective.h"
+#include "mamba/train/optimizer.h"
+#include "table.h"
+
+namespace mamba::gpu_report {
+
+namespace mx = mlx::core;
+
+namespace {
+
+mx::array ids(int count, int below, int ignored_every = 0) {
+  std::vector<int32_t> values(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    values[static_cast<size_t>(i)] = ignored_every > 0 && i % ignored_every == 3 ? -100 : i * 7919 % below;
+  }
+  return mx::array(values.begin(), {count}, mx::int32);
+}
+
+void add_loss(Table& table, mx::Dtype dtype) {
+  const Function loss = [](const Arrays& a, mx::Device device) -> Arrays {
+    const auto got = ops::linear_cross_entropy_gradients(a[0], a[1], a[2], 0.3f, true, {}, device);
+    return {got.losses, got.x, *got.weight};
+  };
+  // On the CPU float32: what 16-bit numbers give when nothing between is rounded.
+  const Function wide = [loss](const Arrays& a, mx::Device device) -> Arrays {
+    Arrays in = a;
+    if (device == mx::Device::cpu) {
+      in[0] = mx::astype(a[0], mx::float32, device);
+      in[1] = mx::astype(a[1], mx::float32, device);
+    }
+    return loss(in, device);
+  };
+  table.add_values(
+      fmt::format("loss and gradients {}", name_of(dtype)), dtype == mx::float32 ? 2e-4 : 0x1p-7, wide,
+      {normal({2500, 64}, 1, 1.0f, 0.0f, dtype), normal({997, 64}, 2, 0.5f, 0.0f, dtype), ids(2500, 997, 11)});
+}
+
+void add_sums(Table& table, mx::Dtype dtype) {
+  const Function embedding = [](const Arrays& a, mx::Device device) -> Arrays {
+    return {ops::embedding_gradient(a[0], a[1], 97, a[2], device), ops::embedding_gradient(a[0], a[1], 97, {}, device)};
+  };
+  table.add_values(fmt::format("embedding_gradient {}", name_of(dtype)), 1e-5, embedding,
+                   {ids(1001, 89), normal({1001, 130}, 1, 1.0f, 0.0f, dtype), normal({97, 130}, 2, 1.0f, 0.0f, dtype)});
+  const Function sums = [](const Arrays& a, mx::Device device) -> Arrays {
+    return {ops::accumulate(a[0], a[1], device), ops::global_norm({a[0], a[1]}, device)};
+  };
+  table.add_values(fmt::format("accumulate, global_norm {}", name_of(dtype)), 1e-5, sums,
+                   {normal({257, 1025}, 1), normal({257, 1025}, 2, 1.0f, 0.0f, dtype)});
+  const Function update = [](const Arrays& a, mx::Device device) -> Arrays {
+    std::vector<ops::AdamWInputs> in;
+    std::vector<ops::AdamWOptions> options;
+    for (int i = 0; i < 11; ++i) {
+      const auto part = [&](const mx::array& x) {
+        return mx::contiguous(mx::slice(x, {0, i}, {x.shape(0), x.shape(1) - i}, device), false, device);
+      };
+      in.push_back({part(a[0]), part(a[1]), part(a[2]), part(mx::square(a[3], device))});
+      options.push_back({.learning_rate = 0.01, .weight_decay = i % 2 == 0 ? 0.1 : 0.0, .step = 5});
+      if (i != 3) {
+        options.back().copy_dtype = mx::bfloat16;
+      }
+    }
+    Arrays out;
+    for (const ops::AdamWOutputs& one : ops::adamw_all(std::move(in), options, device)) {
+      out.insert(out.end(), {one.parameter, one.m, one.v});
+    }
+    return out;
+  };
+  table.add_values(fmt::format("adamw {}", name_of(dtype)), 1e-5, update,
+                   {normal({97, 33}, 1), normal({97, 33}, 2, 1.0f, 0.0f, dtype), normal({97, 33}, 3, 0.1f),
+                    normal({97, 33}, 4, 0.1f)});
+}
+
+// All gradients of a model as the trainer asks for them.
+void add_gradients(Table& table, mx::Dtype dtype, bool resets, bool recompute) {
+  const auto model = std::make_shared<models::MambaLM>(models::Config{.vocab_size = 517, .d_model = 96, .n_layer = 3});
+  models::initialize(*model, 5);
+  constexpr int kRows = 2;
+  constexpr int kLength = 301;
+  const Function gradients = [=](const Arrays& a, mx::Device device) -> Arrays {
+    mx::set_default_device(device);
+    models::MambaLM own = *model;
+    nn::set_parameter_list(own, a);
+    const auto trainable = train::Trainable::of(own);
+    train::Optimizer optimizer(trainable, {.compute_dtype = dtype});
+    train::Batch batch{.tokens = mx::reshape(ids(kRows * kLength, 517), {kRows, kLength}),
+                       .targets = mx::reshape(ids(kRows * kLength, 511, 13), {kRows, kLength}),
+                       .resets = std::nullopt,
+                       .target_count = kRows * kLength};
+    if (resets) {
+      batch.resets = mx::astype(mx::equal(batch.tokens, mx::array(0)), mx::uint8);
+    }
+    train::Gradients g = train::loss_and_gradients(own, trainable, batch, own.initial_state(kRows), kRows * kLength,
+                                                   {.recompute = recompute});
+    train::send(g);
+    Arrays out = g.values;
+    out.push_back(g.loss);
+    mx::eval(out);
+    return out;
+  };
+  for (mx::array& a : nn::parameter_list(*model)) {
+    a.eval();
+  }
+  // In 16 bits both sides round between products, each elsewhere.
+  table.add_values(
+      fmt::format("training gradients {}{}{}", name_of(dtype), resets ? " packed" : "", recompute ? " recomputed" : ""),
+      dtype == mx::float32 ? 1e-3 : 0.1, gradients, nn::parameter_list(*model));
+}
+
+}  // namespace
+
+void add_training(Table& table) {
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    add_loss(table, dtype);
+    add_sums(table, dtype);
+    add_gradients(table, dtype, false, false);
+  }
+  add_gradients(table, mx::float32, true, false);
+  add_gradients(table, mx::float32, false, true);
+}
+
+}  // namespace mamba::gpu_report
