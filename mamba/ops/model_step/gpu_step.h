@@ -3,17 +3,15 @@
 //
 //   0. h = the tokens' embeddings
 //   and for each layer, x being h times the norm's weights, whose factor is applied to the products:
-//   1. xz = in_proj(x), then the convolution of x                 8 kInTiles rows of weights to a group
-//   2. dt, B and C = x_proj(u)                                    8 rows of weights and 16 sequences to a group
-//   3. dt_proj, the state's step, skip and gate                   8 channels of kSequences to a SIMD group, four lanes
-//   to
-//                                                                 a channel
-//   4. h += out_proj(y), and the next x and parts of its squares  8 kOutTiles rows to a group
-//   5. logits of x                                                8 kWordTiles words to a SIMD group
+//   1. xz = in_proj(x), then the convolution of x      8 kInTiles rows of weights to a group
+//   2. dt, B and C = x_proj(u)                         8 rows of weights and 16 sequences to a group
+//   3. dt_proj, the state's step, skip and gate        8 channels of kSequences to a SIMD group, 4 lanes to a channel
+//   4. h += out_proj(y), x and parts of its squares    8 kOutTiles rows to a group
+//   5. logits of x                                     8 kWordTiles words to a SIMD group
 //
 // The SIMD groups of a group share the length of the products 1, 2 and 4, and their rows in kRowParts parts. While few
-// groups have work in phase 2, the others bring what the next two phases need into the cache. What a phase's
-// end needs is asked for before its products, where there are registers for it.
+// groups have work in phase 2, the others bring what the next two phases need into the cache. What a phase's end needs
+// is asked for before its products, where there are registers for it.
 constexpr int kWarps = kThreads / 32;
 constexpr int kParts = kWarps / kRowParts;
 constexpr int kRows = 16 * kRowTiles * kRowParts;
