@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -153,8 +154,8 @@ void Job::run() {
     multiply(*matrices[3], rows_y, biases[1], begin, end, rows_out);
     step::add(sum, begin, end);
   };
-  // x_proj has few columns, of which each thread must get some.
-  const int64_t x_step = batch <= 3 ? 8 : 16;
+  // x_proj has few columns, of which each thread must get as many: whole blocks of quantised ones, 8 of floats.
+  const int64_t x_step = std::gcd(x_proj->few_step(), int64_t{16});
   const Phase phases[] = {
       {.count = in_proj->n, .grain = in_proj->few_step(), .body = project_in, .then = then_x},
       {.count = x_proj->n, .grain = x_step, .body = project_x, .then = then_dt},

@@ -24,10 +24,12 @@ namespace mamba::ops::linear_detail {
 namespace HWY_NAMESPACE {
 
 // Columns that go with 1 to kMaxRows rows. Sixteen registers hold at most 12 sums with the operands beside them (and
-// what bfloat16 needs to come apart), thirty-two hold 24.
+// what bfloat16 needs to come apart), thirty-two hold 24. With AVX-512 one sum is fast enough to take one or two rows a
+// column after another, as they lie: the processor reads a single stream ahead by itself, further than prefetches can.
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON
 constexpr int kMaxRows = 8;
-constexpr int kColumnsOf[kMaxRows] = {8, 8, 8, 6, 4, 4, 3, 3};
+constexpr int kFew = HWY_TARGET <= HWY_AVX3 ? 1 : 8;
+constexpr int kColumnsOf[kMaxRows] = {kFew, kFew, 8, 6, 4, 4, 3, 3};
 constexpr int kColumnsOfPairs[kMaxRows] = {8, 8, 6, 6, 4, 4, 3, 3};
 #else
 constexpr int kMaxRows = 6;
