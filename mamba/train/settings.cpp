@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "mamba/base/error.h"
 #include "mamba/models/registry.h"
@@ -51,7 +52,12 @@ struct Reader {
   void operator()(const char* name, uint64_t& value) const {
     value = static_cast<uint64_t>(json.integer_or(name, static_cast<int64_t>(value), 0, INT64_MAX));
   }
-  void operator()(const char* name, double& value) const { value = json.number_or(name, value, -1, 1e30); }
+  void operator()(const char* name, double& value) const { value = json.number_or(name, value, 0, 1e30); }
+  void operator()(const char* name, std::optional<double>& value) const {
+    if (json.has(name)) {
+      value = json.number_or(name, 0, 0, 1e30);
+    }
+  }
   void operator()(const char* name, bool& value) const { value = json.boolean_or(name, value); }
   void operator()(const char* name, std::string& value) const { value = json.string_or(name, value); }
 };
@@ -88,8 +94,8 @@ void Settings::check_sense() const {
   within("--grad-clip", grad_clip, 0, 1e30);
   within("--dropout", dropout, 0, 0.99);
   within("--average", average, 0, 0.9999999);
-  if (plain_share != -1) {
-    within("--plain-share", plain_share, 0, 1);
+  if (plain_share) {
+    within("--plain-share", *plain_share, 0, 1);
   }
   within("--plain-end", plain_end, 0, 1);
   within("--min-lr-ratio", min_lr_ratio, 0, 1);
@@ -111,7 +117,7 @@ Schedule Settings::learning_rates() const {
 
 BatchOptions Settings::batches() const {
   BatchOptions out{.batch_size = batch_size, .shuffle = shuffle, .carry_state = carry_state, .seed = seed};
-  if (plain_share >= 0) {
+  if (plain_share) {
     out.plain_share = plain_share;
     out.plain_from = std::llround((1 - plain_end) * static_cast<double>(steps)) * grad_accum;
   }
@@ -129,7 +135,13 @@ OptimizerOptions Settings::optimizer() const {
 
 Json Settings::to_json() const {
   Json out;
-  each_field(*this, [&](const char* name, const auto& value) { out[name] = value; });
+  each_field(*this, [&](const char* name, const auto& value) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::optional<double>>) {
+      out[name] = value ? Json(*value) : Json(nullptr);
+    } else {
+      out[name] = value;
+    }
+  });
   return out;
 }
 

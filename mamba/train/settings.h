@@ -4,6 +4,7 @@
 #include <mlx/dtype.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "mamba/base/json.h"
@@ -20,9 +21,9 @@ struct Settings {
   int64_t steps = 1000;      // of the whole run
   bool shuffle = true;       // a new order each epoch
   bool carry_state = false;  // each row goes on with the state that its last window left
-  // Where text is cut in several ways: part of a batch's rows that are cut as in use, -1 for as they come, and part of
-  // the run, at its end, in which all are.
-  double plain_share = -1;
+  // Where text is cut in several ways: part of a batch's rows that are cut as in use, none for as they come, and part
+  // of the run, at its end, in which all are.
+  std::optional<double> plain_share;
   double plain_end = 0;
 
   double lr = 1e-3;  // the peak
