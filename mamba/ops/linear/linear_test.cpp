@@ -571,7 +571,7 @@ void check_awkward_sizes() {
 
 // The path of processors that multiply bfloat16, taken with float32 on all.
 TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
-  linear_detail::set_onednn_for_float32(true);
+  linear_detail::set_always_onednn(true);
   EXPECT_TRUE(linear_detail::prefers_onednn(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
   check_awkward_sizes();
   check_batches();
@@ -579,7 +579,45 @@ TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
   check_gradients();
   check_gradients_with_spans();
   check_gradients_for_any_threads();
-  linear_detail::set_onednn_for_float32(false);
+  linear_detail::set_always_onednn(false);
+}
+
+void check_gradients_of(int m, int n, int k) {
+  SCOPED_TRACE(::testing::Message() << "M=" << m << " N=" << n << " K=" << k);
+  const auto sm = static_cast<size_t>(m), sn = static_cast<size_t>(n), sk = static_cast<size_t>(k);
+  const mx::array x = random_array({m, k}, mx::bfloat16, 40), weight = random_array({n, k}, mx::bfloat16, 41);
+  const mx::array dy = random_array({m, n}, mx::bfloat16, 42), bias = mx::zeros({n}, mx::bfloat16);
+  const Gradients got = gradients_of(linear, x, weight, bias, dy, {});
+  EXPECT_TRUE(within_bound(values(got.x), exact_product(values(dy), transposed(values(weight), sn, sk), sm, sk, sn), sn,
+                           mx::bfloat16));
+  EXPECT_TRUE(within_bound(values(got.weight),
+                           exact_product(transposed(values(dy), sm, sn), transposed(values(x), sm, sk), sn, sk, sm), sm,
+                           mx::bfloat16));
+}
+
+// Panels of one, two and three vectors, several passes over k, pieces of the left operand, odd numbers of everything.
+TEST(LinearBfloat16, TakesLongSumsAndManyRows) {
+  for (const auto& [m, n, k] : {std::tuple{67, 40, 3071},
+                                {67, 97, 3073},
+                                {13, 15, 6147},
+                                {1030, 50, 3075},
+                                {1400, 7, 3069},
+                                {515, 200, 769},
+                                {41, 3, 50}}) {
+    check_product(m, n, k, mx::bfloat16, mx::bfloat16, m % 2 == 0);
+    check_product(m, n, k, mx::bfloat16, mx::bfloat16, false, mx::float32);
+  }
+  check_gradients_of(9, 3101, 50);
+  check_gradients_of(3101, 9, 33);
+  check_gradients_of(1031, 3, 3077);
+}
+
+TEST(LinearBfloat16, IsTheSameForAnyThreads) {
+  const mx::array x = random_array({2, 300, 70}, mx::bfloat16, 43), weight = random_array({500, 70}, mx::bfloat16, 44);
+  const mx::array bias = random_array({500}, mx::bfloat16, 45), dy = random_array({2, 300, 500}, mx::bfloat16, 46);
+  expect_same_for_any_threads([&] { return bits(linear(x, weight, bias)); });
+  expect_same_for_any_threads([&] { return bits(gradients_of(linear, x, weight, bias, dy, {}).x); });
+  expect_same_for_any_threads([&] { return bits(gradients_of(linear, x, weight, bias, dy, {}).weight); });
 }
 
 // Every target that was compiled and that this processor runs, the one without vectors among them.

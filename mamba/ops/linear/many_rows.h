@@ -35,4 +35,11 @@ int64_t many_rows_workspace(int64_t m, int64_t k);
 // summed in an order that depends on K alone. `workspace` is locked by the caller. Does not throw.
 void many_rows(const Product& product, float* workspace);
 
+// The same for operands that are both bfloat16 and results that are not float16, where cpu::has_bf16_products().
+namespace bf16 {
+bool can_multiply(const Product& product);
+int64_t many_rows_workspace(int64_t m, int64_t k);
+void many_rows(const Product& product, float* workspace);
+}  // namespace bf16
+
 }  // namespace mamba::ops::linear_detail

@@ -11,7 +11,7 @@
 namespace mamba::ops::linear_detail {
 
 int64_t multiply_workspace(int64_t m, int64_t groups, int64_t k, Float left, Float right) {
-  const int64_t floats = many_rows_workspace(m, k);
+  const int64_t floats = std::max(many_rows_workspace(m, k), bf16::many_rows_workspace(m, k));
   return prefers_onednn(left, right) ? std::max(floats, onednn_workspace(m, groups, k, left)) : floats;
 }
 
@@ -38,6 +38,10 @@ Matrix as_matrix(const Rows& rows, int64_t columns, float* copy) {
 
 void multiply(const Product& product, const std::vector<int64_t>& groups, float* workspace) {
   if (product.m == 0 || product.n == 0) {
+    return;
+  }
+  if (prefers_own_bf16() && bf16::can_multiply(product)) {
+    bf16::many_rows(product, workspace);
     return;
   }
   if (product.k > 0 && prefers_onednn(product.left.rows.type, product.right.matrix.type)) {

@@ -11,9 +11,9 @@ namespace mamba::ops::linear_detail {
 // Floats of workspace for a product of m rows in `groups` groups.
 int64_t multiply_workspace(int64_t m, int64_t groups, int64_t k, Float left, Float right);
 
-// The product, by oneDNN where it is preferred and does not fail, else by many_rows. `groups` are the numbers of rows
-// that belong together, in order, m in all: each group gives the bits it gives alone. `workspace` is locked by the
-// caller. Does not throw.
+// The product, by bf16::many_rows or oneDNN where they are preferred and do not fail, else by many_rows. `groups` are
+// the numbers of rows that belong together, in order, m in all: each group gives the bits it gives alone. `workspace`
+// is locked by the caller. Does not throw.
 void multiply(const Product& product, const std::vector<int64_t>& groups, float* workspace);
 
 // The rows as one matrix: in place when they lie at equal distances, else copied to `copy`, copied_floats() of them.

@@ -22,6 +22,7 @@
 #include <mutex>
 
 #include "mamba/base/threads.h"
+#include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/linear/convert.h"
 
 namespace mamba::ops::linear_detail {
@@ -33,7 +34,7 @@ constexpr int64_t kRowStep = 32;
 constexpr int64_t kTileColumns = 128;
 constexpr size_t kMaxPrimitives = 256;
 
-std::atomic<bool> for_float32{false};
+std::atomic<bool> always{false};
 
 constexpr int64_t padded_rows(int64_t rows) {
   return (rows + kRowStep - 1) / kRowStep * kRowStep;
@@ -314,12 +315,17 @@ bool prefers_onednn(Float left, Float right) {
     return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
   }();
   return left == right && (left == Float::kBfloat16  ? has_units
-                           : left == Float::kFloat32 ? for_float32.load(std::memory_order_relaxed)
+                           : left == Float::kFloat32 ? always.load(std::memory_order_relaxed)
                                                      : false);
 }
 
-void set_onednn_for_float32(bool on) {
-  for_float32.store(on);
+bool prefers_own_bf16() {
+  static const bool has_tiles = dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
+  return !has_tiles && cpu::has_bf16_products() && !always.load(std::memory_order_relaxed);
+}
+
+void set_always_onednn(bool on) {
+  always.store(on);
 }
 
 int64_t onednn_workspace(int64_t m, int64_t groups, int64_t k, Float type) {

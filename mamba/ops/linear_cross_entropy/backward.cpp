@@ -34,7 +34,7 @@ using linear_detail::Workspace;
 
 namespace {
 
-constexpr int64_t kKeptLogits = 16 << 20;  // 64 MiB
+constexpr int64_t kKeptLogits = 26 << 20;  // 104 MiB: a block of tokens with the vocabulary of GPT-NeoX
 constexpr int64_t kMinBlockTokens = 32;
 
 // The largest number of tokens whose logits may be kept, with which the last block is no small rest.
@@ -68,7 +68,9 @@ struct GradientJob {
   float* multiply_memory = nullptr;
 
   bool sums_dx_apart() const { return !dx.rows.empty() && dx.type != Float::kFloat32; }
-  bool sums_dweight_apart() const { return !dweight.rows.empty() && dweight.type != Float::kFloat32; }
+  bool sums_dweight_apart() const {
+    return !dweight.rows.empty() && dweight.type != Float::kFloat32 && logits.x.count() > block_tokens;
+  }
 
   // The parts of the workspace, laid out from `base`; the floats they take.
   int64_t lay_out(float* base) {
@@ -225,7 +227,7 @@ struct GradientJob {
     if (sums_dweight_apart()) {
       point_to_block(dweight_sums + word * logits.width, logits.width, words, to_weight.out);
     } else {
-      to_weight.out.type = Float::kFloat32;
+      to_weight.out.type = dweight.type;
       to_weight.out.rows.assign(dweight.rows.begin() + word, dweight.rows.begin() + word + words);
     }
     linear_detail::multiply(to_weight, groups, multiply_memory);

@@ -432,9 +432,9 @@ TEST(LinearCrossEntropy, RefusesWhatDoesNotFit) {
 #ifndef __APPLE__
 
 TEST(LinearCrossEntropyByOnednn, HoldsWhatTheOtherKernelsHold) {
-  linear_detail::set_onednn_for_float32(true);
+  linear_detail::set_always_onednn(true);
   check_cases();
-  linear_detail::set_onednn_for_float32(false);
+  linear_detail::set_always_onednn(false);
 }
 
 TEST(LinearCrossEntropyTargets, AllHoldTheSame) {
