@@ -1,5 +1,7 @@
 #include "mamba/generate/benchmark.h"
 
+#include <mlx/ops.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -84,12 +86,17 @@ Speeds measure_speeds(const models::MambaLM& model, const BenchmarkSettings& set
 uint64_t weight_bytes(const models::MambaLM& model) {
   models::MambaLM copy = model;
   uint64_t bytes = 0;
-  copy.visit("", [&](const std::string& path, mx::array& value) {
+  // Without its matrices, which to visit may take work.
+  copy.visit_matrices("", [&](const std::string& path, nn::Matrix& matrix) {
     // Of embeddings that are not the output's weights a step reads one row.
-    if (model.config().tie_embeddings || path.find("embeddings.") == std::string::npos) {
-      bytes += value.nbytes();
+    if (model.config().tie_embeddings || !path.ends_with("embeddings")) {
+      bytes += matrix.bytes();
     }
+    matrix.weight = mx::zeros({0, 0});
+    matrix.quantized.reset();
+    matrix.packed.reset();
   });
+  copy.visit("", [&](const std::string&, mx::array& value) { bytes += value.nbytes(); });
   return bytes;
 }
 

@@ -11,6 +11,7 @@ void dequantize(MambaLM& model, mx::Dtype dtype) {
     if (matrix.quantized) {
       matrix.weight = matrix.dense(dtype);
       matrix.quantized.reset();
+      matrix.packed.reset();
       mx::eval(matrix.weight);
     }
   });

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "mamba/base/error.h"
+#include "mamba/models/pack.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/linear/linear.h"
@@ -111,6 +112,7 @@ void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor
   derived_.clear();
   stacked_.reset();
   wide_output_weight_.reset();
+  visit_matrices(path, [](const std::string&, nn::Matrix& matrix) { matrix.unpack(); });
   const std::string backbone = nn::joined(path, "backbone");
   embeddings_.visit(nn::joined(backbone, "embeddings"), visitor);
   for (size_t i = 0; i < layers_.size(); ++i) {
@@ -166,6 +168,9 @@ void MambaLM::prepare() {
   }
   mx::eval(arrays);
   derived_ = std::move(derived);
+  if (ops::prefers_packed(dtype(), mx::to_stream({}))) {
+    pack_matrices(*this);
+  }
   if (ops::can_step_model(1, mx::to_stream({}))) {
     stack_layers();
   }

@@ -81,8 +81,9 @@ class MambaLM {
   void set_quantization(std::optional<QuantizationConfig> quantization);
   bool is_quantized() const { return config_.quantization.has_value(); }
 
-  // Computes once what each call would compute anew from the parameters (A, for one), and stacks layers where that is
-  // the fastest way to generate. Optional; for inference.
+  // Computes once what each call would compute anew from the parameters (A, for one), packs quantised matrices
+  // (ops/quantized_linear/packed.h) and stacks layers, each where that is the fastest way to generate. Optional; for
+  // inference.
   void prepare();
 
   // Lays the layers' weights side by side, so that step() can take all layers in one launch; afterwards they are views

@@ -40,6 +40,9 @@ ops::MixerStepWeights weights_of(const Mixer& mixer, const DerivedParameters& de
 }
 
 ops::StepMatrix matrix_of(const nn::Matrix& matrix) {
+  if (matrix.packed) {
+    return *matrix.packed;
+  }
   return matrix.quantized ? ops::StepMatrix(matrix.parts()) : ops::StepMatrix(matrix.weight);
 }
 

@@ -2,6 +2,8 @@
 
 #include <mlx/ops.h>
 
+#include <utility>
+
 #include "mamba/base/error.h"
 #include "mamba/ops/linear/linear.h"
 
@@ -10,15 +12,24 @@ namespace mamba::nn {
 namespace mx = mlx::core;
 
 int Matrix::columns() const {
+  if (packed) {
+    return packed->columns();
+  }
   return quantized ? weight.shape(1) * 32 / quantized->bits : weight.shape(1);
 }
 
 size_t Matrix::bytes() const {
+  if (packed) {
+    const size_t elements = static_cast<size_t>(rows()) * static_cast<size_t>(columns());
+    return elements * static_cast<size_t>(packed->bits) / 8 +
+           2 * elements / static_cast<size_t>(packed->group_size) * packed->dtype.size();
+  }
   return weight.nbytes() + (quantized ? quantized->scales.nbytes() + quantized->biases.nbytes() : 0);
 }
 
 ops::QuantizedWeight Matrix::parts() const {
   check(quantized.has_value(), "[Matrix] is not quantised");
+  check(!packed, "[Matrix] is packed");
   return {.codes = weight,
           .scales = quantized->scales,
           .biases = quantized->biases,
@@ -32,12 +43,31 @@ void Matrix::set_parts(const ops::QuantizedWeight& parts) {
       Quantized{.scales = parts.scales, .biases = parts.biases, .group_size = parts.group_size, .bits = parts.bits};
 }
 
+void Matrix::set_packed(ops::PackedWeight weights) {
+  weight = unset();
+  quantized = Quantized{.group_size = weights.group_size, .bits = weights.bits};
+  packed = std::move(weights);
+}
+
+void Matrix::unpack() {
+  if (packed) {
+    set_parts(ops::unpack(*packed));
+    packed.reset();
+  }
+}
+
 mx::array Matrix::multiply(const mx::array& x, const std::optional<mx::array>& bias, const ops::LinearOptions& options,
                            mx::StreamOrDevice s) const {
+  if (packed) {
+    return ops::quantized_linear(x, *packed, bias, options, s);
+  }
   return quantized ? ops::quantized_linear(x, parts(), bias, options, s) : ops::linear(x, weight, bias, options, s);
 }
 
 mx::array Matrix::take(const mx::array& indices, std::optional<mx::Dtype> dtype, mx::StreamOrDevice s) const {
+  if (packed) {
+    return ops::quantized_rows(*packed, indices, dtype, s);
+  }
   if (quantized) {
     return ops::quantized_rows(parts(), indices, dtype, s);
   }
@@ -45,10 +75,17 @@ mx::array Matrix::take(const mx::array& indices, std::optional<mx::Dtype> dtype,
 }
 
 mx::array Matrix::dense(mx::Dtype dtype, mx::StreamOrDevice s) const {
+  if (packed) {
+    return ops::dequantize(*packed, dtype, s);
+  }
   return quantized ? ops::dequantize(parts(), dtype, s) : mx::astype(weight, dtype, s);
 }
 
 void Matrix::visit(const std::string& path, const ParameterVisitor& visitor) {
+  if (packed) {
+    visitor(joined(path, "weight"), packed->tiles);
+    return;
+  }
   visitor(joined(path, "weight"), weight);
   if (quantized) {
     visitor(joined(path, "scales"), quantized->scales);

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "mamba/nn/parameters.h"
-#include "mamba/ops/quantized_linear/quantized_linear.h"
+#include "mamba/ops/quantized_linear/packed.h"
 
 namespace mamba::nn {
 
@@ -24,14 +24,19 @@ struct Matrix {
 
   mlx::core::array weight = unset();  // (out, in) floats, or (out, in * bits / 32) codes in uint32
   std::optional<Quantized> quantized;
+  // A quantised one in the order that kernels like; then `weight`, scales and biases are not set.
+  std::optional<ops::PackedWeight> packed;
 
-  int rows() const { return weight.shape(0); }
+  int rows() const { return packed ? packed->rows() : weight.shape(0); }
   int columns() const;
-  size_t bytes() const;  // of all parts
+  size_t bytes() const;  // of all parts, as checkpoints have them
 
-  // As the op takes it; only of a quantised one.
+  // As the op takes it; only of a quantised one that is not packed.
   ops::QuantizedWeight parts() const;
   void set_parts(const ops::QuantizedWeight& parts);
+  // From one form into the other; unpack() does nothing where it is not packed.
+  void set_packed(ops::PackedWeight weights);
+  void unpack();
 
   // x W^T + bias as ops::linear() and ops::quantized_linear() have it.
   mlx::core::array multiply(const mlx::core::array& x, const std::optional<mlx::core::array>& bias,
@@ -44,7 +49,7 @@ struct Matrix {
   // All of it as floats: (out, in) in `dtype`.
   mlx::core::array dense(mlx::core::Dtype dtype, mlx::core::StreamOrDevice s = {}) const;
 
-  // "weight", and of a quantised one "scales" and "biases".
+  // "weight", and of a quantised one "scales" and "biases"; of a packed one the tiles for "weight".
   void visit(const std::string& path, const ParameterVisitor& visitor);
 };
 

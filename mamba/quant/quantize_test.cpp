@@ -149,6 +149,7 @@ TEST(Quantize, ScalesKeepToTheWeightsDtype) {
     quantize(model, {});
     mx::Dtype dtype = mx::bool_;
     model.visit_matrices("", [&](const std::string&, nn::Matrix& m) {
+      m.unpack();
       if (m.quantized) {
         dtype = m.quantized->scales.dtype();
       }

@@ -11,6 +11,7 @@
 #include "mamba/ops/block_step/cpu_step.h"
 #include "mamba/ops/cpu/targets.h"
 #include "mamba/ops/cpu/test_arrays.h"
+#include "mamba/ops/quantized_linear/quantized_testing.h"
 //
 #include <hwy/targets.h>
 
@@ -36,6 +37,7 @@ struct Case {
   mx::Dtype residual = mx::float32;
   bool has_biases = false;
   mx::Dtype weights = mx::float32;  // norm, convolution
+  bool packs = false;
 };
 
 struct Problem {
@@ -48,7 +50,11 @@ struct Problem {
 Problem problem_of(const Case& c) {
   const auto matrix = [&](int n, int k, int seed, bool quantizable, float scale = 1.0f) -> StepMatrix {
     const mx::array floats = normal({n, k}, seed, scale / std::sqrt(static_cast<float>(k)), 0.0f, c.dtype);
-    return c.bits > 0 && quantizable ? StepMatrix(quantize(floats, 32, c.bits)) : StepMatrix(floats);
+    if (c.bits == 0 || !quantizable) {
+      return floats;
+    }
+    const QuantizedWeight quantized = quantize(floats, 32, c.bits);
+    return c.packs ? StepMatrix(testing::packed(quantized)) : StepMatrix(quantized);
   };
   const auto optional = [&](int n, int seed) {
     return c.has_biases ? std::optional(normal({n}, seed, 1.0f, 0.0f, c.weights)) : std::nullopt;
@@ -109,6 +115,7 @@ std::vector<Case> cases() {
     for (const int bits : {4, 8}) {
       for (const int batch : {1, 3, 8, 11}) {
         all.push_back({batch, 64, 160, 16, 7, 4, dtype, bits});
+        all.push_back({batch, 64, 160, 16, 7, 4, dtype, bits, mx::float32, false, mx::float32, true});
       }
       all.push_back({2, 32, 96, 24, 3, 4, dtype, bits, dtype, true, dtype});
     }
@@ -119,7 +126,7 @@ std::vector<Case> cases() {
 void check_cases() {
   for (const Case& c : cases()) {
     SCOPED_TRACE(::testing::Message() << c.batch << " x " << c.width << ", D " << c.channels << ", N " << c.states
-                                      << ", " << c.dtype << ", bits " << c.bits);
+                                      << ", " << c.dtype << ", bits " << c.bits << (c.packs ? " packed" : ""));
     expect_reference(c);
   }
 }
@@ -136,7 +143,7 @@ TEST(BlockStepTargets, AgreeWithTheReference) {
 TEST(BlockStep, EachSequenceGetsWhatItGetsAlone) {
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
     for (const int bits : {0, 4, 8}) {
-      const Problem all = problem_of({13, 64, 160, 16, 7, 4, dtype, bits});
+      const Problem all = problem_of({13, 64, 160, 16, 7, 4, dtype, bits, mx::float32, false, mx::float32, bits > 0});
       const std::vector<mx::array> together = step(all);
       for (int b = 0; b < 13; ++b) {
         const Problem one{batch_row(all.h, b), batch_row(all.conv, b), batch_row(all.ssm, b), all.weights};

@@ -165,23 +165,19 @@ void Job::run() {
   parallel_phases(phases);
 }
 
-// Which form a matrix has: float weights are one array, quantised ones three.
-struct Form {
-  bool quantized = false;
-  int group_size = 0;
-  int bits = 0;
-
-  bool operator==(const Form&) const = default;
-};
-
 struct Settings {
   float eps;
-  std::array<Form, kMatrices> forms;
+  std::array<std::shared_ptr<const linear_detail::WeightFormat>, kMatrices> formats;
   bool has_conv_bias;
   bool has_in_bias;
   bool has_out_bias;
 
-  bool operator==(const Settings&) const = default;
+  bool operator==(const Settings& other) const {
+    return eps == other.eps && has_conv_bias == other.has_conv_bias && has_in_bias == other.has_in_bias &&
+           has_out_bias == other.has_out_bias &&
+           std::equal(formats.begin(), formats.end(), other.formats.begin(),
+                      [](const auto& a, const auto& b) { return a->equals(*b); });
+  }
 };
 
 class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
@@ -236,18 +232,8 @@ class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
       }
     }
     for (size_t i = 0; i < kMatrices; ++i) {
-      const Form& form = settings_.forms[i];
-      if (form.quantized) {
-        const QuantizedWeight weight{.codes = inputs[next],
-                                     .scales = inputs[next + 1],
-                                     .biases = inputs[next + 2],
-                                     .group_size = form.group_size,
-                                     .bits = form.bits};
-        job->matrices[i] = quantized_detail::quantized_weights(weight, encoder);
-        next += 3;
-      } else {
-        job->matrices[i] = linear_detail::float_weights(inputs[next++], encoder);
-      }
+      job->matrices[i] = settings_.formats[i]->read(inputs, next, encoder);
+      next += settings_.formats[i]->arrays();
     }
     c.rank = job->matrices[2]->k;
 
@@ -280,19 +266,24 @@ class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
 };
 
 std::pair<int, int> shape_of(const StepMatrix& matrix) {
-  if (const auto* quantized = std::get_if<QuantizedWeight>(&matrix)) {
-    return {quantized->rows(), quantized->columns()};
+  if (const auto* floats = std::get_if<mx::array>(&matrix)) {
+    return {floats->shape(0), floats->shape(1)};
   }
-  const auto& floats = std::get<mx::array>(matrix);
-  return {floats.shape(0), floats.shape(1)};
+  if (const auto* packed = std::get_if<PackedWeight>(&matrix)) {
+    return {packed->rows(), packed->columns()};
+  }
+  const auto& quantized = std::get<QuantizedWeight>(matrix);
+  return {quantized.rows(), quantized.columns()};
 }
 
 void check_matrix(const char* name, const StepMatrix& matrix, int rows, int columns) {
-  if (const auto* quantized = std::get_if<QuantizedWeight>(&matrix)) {
-    check_quantized(kOp, *quantized);
+  if (const auto* floats = std::get_if<mx::array>(&matrix)) {
+    check_shape(kOp, name, *floats, {-1, -1});
+    check_float(kOp, name, *floats);
+  } else if (const auto* packed = std::get_if<PackedWeight>(&matrix)) {
+    check_quantized(kOp, *packed);
   } else {
-    check_shape(kOp, name, std::get<mx::array>(matrix), {-1, -1});
-    check_float(kOp, name, std::get<mx::array>(matrix));
+    check_quantized(kOp, std::get<QuantizedWeight>(matrix));
   }
   const auto [n, k] = shape_of(matrix);
   check((rows < 0 || n == rows) && k == columns, "[{}] {} must be ({}, {}) but is ({}, {})", kOp, name, rows, columns,
@@ -349,7 +340,7 @@ StepOutputs cpu_block_step(const mx::array& h, const mx::array& conv, const mx::
   check_arguments(h, conv, ssm, weights);
   check(can_step_on_cpu(stream), "[{}] this one runs on CPU streams alone", kOp);
   Settings settings{.eps = weights.eps,
-                    .forms = {},
+                    .formats = {},
                     .has_conv_bias = weights.conv_bias.has_value(),
                     .has_in_bias = weights.in_bias.has_value(),
                     .has_out_bias = weights.out_bias.has_value()};
@@ -365,12 +356,20 @@ StepOutputs cpu_block_step(const mx::array& h, const mx::array& conv, const mx::
     }
   }
   const StepMatrix* const matrices[] = {&weights.in_proj, &weights.x_proj, &weights.dt_proj, &weights.out_proj};
+  const auto append = [&](const std::vector<mx::array>& arrays) {
+    inputs.insert(inputs.end(), arrays.begin(), arrays.end());
+  };
   for (size_t i = 0; i < kMatrices; ++i) {
-    if (const auto* quantized = std::get_if<QuantizedWeight>(matrices[i])) {
-      settings.forms[i] = {.quantized = true, .group_size = quantized->group_size, .bits = quantized->bits};
-      inputs.insert(inputs.end(), {quantized->codes, quantized->scales, quantized->biases});
+    if (const auto* floats = std::get_if<mx::array>(matrices[i])) {
+      settings.formats[i] = linear_detail::float_format();
+      inputs.push_back(*floats);
+    } else if (const auto* packed = std::get_if<PackedWeight>(matrices[i])) {
+      settings.formats[i] = quantized_detail::format_of(*packed);
+      append(quantized_detail::arrays_of(*packed));
     } else {
-      inputs.push_back(std::get<mx::array>(*matrices[i]));
+      const auto& quantized = std::get<QuantizedWeight>(*matrices[i]);
+      settings.formats[i] = quantized_detail::format_of(quantized);
+      append(quantized_detail::arrays_of(quantized));
     }
   }
   std::vector<mx::array> out =

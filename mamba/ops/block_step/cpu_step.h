@@ -14,12 +14,12 @@
 #include <variant>
 
 #include "mamba/ops/block_step/block_step.h"
-#include "mamba/ops/quantized_linear/quantized_linear.h"
+#include "mamba/ops/quantized_linear/packed.h"
 
 namespace mamba::ops {
 
 // (N, K)
-using StepMatrix = std::variant<mlx::core::array, QuantizedWeight>;
+using StepMatrix = std::variant<mlx::core::array, QuantizedWeight, PackedWeight>;
 
 struct CpuStepWeights {
   mlx::core::array norm;

@@ -4,7 +4,7 @@
 #include "mamba/ops/block_step/cpu_step.h"
 #include "mamba/ops/causal_conv1d/reference.h"
 #include "mamba/ops/linear/linear.h"
-#include "mamba/ops/quantized_linear/quantized_linear.h"
+#include "mamba/ops/quantized_linear/packed.h"
 #include "mamba/ops/rms_norm/reference.h"
 #include "mamba/ops/selective_scan/reference.h"
 
@@ -23,6 +23,9 @@ mx::array product(const mx::array& x, const StepMatrix& weight, const std::optio
                   const LinearOptions& options, const mx::Stream& s) {
   if (const auto* quantized = std::get_if<QuantizedWeight>(&weight)) {
     return quantized_linear_reference(x, *quantized, bias, options, s);
+  }
+  if (const auto* packed = std::get_if<PackedWeight>(&weight)) {
+    return quantized_linear_reference(x, unpack(*packed), bias, options, s);
   }
   return linear_reference(x, std::get<mx::array>(weight), bias, options, s);
 }

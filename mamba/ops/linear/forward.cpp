@@ -72,8 +72,11 @@ class FloatFormat : public WeightFormat {
  public:
   size_t arrays() const override { return 1; }
 
-  std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, mx::cpu::CommandEncoder& encoder) const override {
-    return float_weights(inputs[1], encoder);
+  std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, size_t first,
+                                mx::cpu::CommandEncoder& encoder) const override {
+    const mx::array rows = readable_rows(inputs[first], encoder);
+    encoder.set_input_array(rows);
+    return std::make_unique<FloatWeights>(rows);
   }
 
   bool equals(const WeightFormat& other) const override { return dynamic_cast<const FloatFormat*>(&other) != nullptr; }
@@ -214,7 +217,7 @@ class Linear : public mx::UnaryPrimitive {
     encoder.set_input_array(x);
     encoder.set_output_array(out);
     const auto job = std::make_shared<ForwardJob>(x.shape());
-    job->weights = format_->read(inputs, encoder);
+    job->weights = format_->read(inputs, 1, encoder);
     job->x = rows_of(x);
     job->y = out_rows_of(out);
     if (has_bias_) {
@@ -311,10 +314,9 @@ class Linear : public mx::UnaryPrimitive {
 
 }  // namespace
 
-std::unique_ptr<Weights> float_weights(const mx::array& weight, mx::cpu::CommandEncoder& encoder) {
-  const mx::array rows = readable_rows(weight, encoder);
-  encoder.set_input_array(rows);
-  return std::make_unique<FloatWeights>(rows);
+std::shared_ptr<const WeightFormat> float_format() {
+  static const auto format = std::make_shared<const FloatFormat>();
+  return format;
 }
 
 mx::array forward(const mx::array& x, const std::vector<mx::array>& weights, int n,
@@ -341,8 +343,7 @@ mx::array forward(const mx::array& x, const std::vector<mx::array>& weights, int
 
 mx::array forward(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
                   const LinearOptions& options, mx::Stream stream) {
-  static const auto format = std::make_shared<const FloatFormat>();
-  return forward(x, {weight}, weight.shape(0), format, bias, options, stream);
+  return forward(x, {weight}, weight.shape(0), float_format(), bias, options, stream);
 }
 
 }  // namespace mamba::ops::linear_detail

@@ -43,24 +43,24 @@ class Weights {
   virtual void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const = 0;
 };
 
-// How weights lie in the inputs of a node, from inputs[1] on.
+// How weights lie in the inputs of a node.
 class WeightFormat {
  public:
   virtual ~WeightFormat() = default;
 
   virtual size_t arrays() const = 0;
-  // For eval_cpu; registers the arrays with the encoder.
-  virtual std::unique_ptr<Weights> read(const std::vector<mlx::core::array>& inputs,
+  // For eval_cpu: from inputs[first] on. Registers the arrays with the encoder.
+  virtual std::unique_ptr<Weights> read(const std::vector<mlx::core::array>& inputs, size_t first,
                                         mlx::core::cpu::CommandEncoder& encoder) const = 0;
   virtual bool equals(const WeightFormat& other) const = 0;
-  // (N, K) floats, for the gradient in x.
+  // (N, K) floats, for the gradient in x, of a node that has them from inputs[1] on.
   virtual mlx::core::array dense(const std::vector<mlx::core::array>& inputs, mlx::core::Stream stream) const = 0;
   // Whether they have a gradient: then arrays() is 1 and inputs[1] is dense.
   virtual bool is_trainable() const = 0;
 };
 
-// Weights that are floats, for eval_cpu; registers them with the encoder.
-std::unique_ptr<Weights> float_weights(const mlx::core::array& weight, mlx::core::cpu::CommandEncoder& encoder);
+// Of weights that are floats, one array.
+std::shared_ptr<const WeightFormat> float_format();
 
 // The node: x (..., K) -> (..., n). Arguments are checked by the caller.
 mlx::core::array forward(const mlx::core::array& x, const std::vector<mlx::core::array>& weights, int n,

@@ -15,7 +15,6 @@
 #include <algorithm>
 
 #include "mamba/base/threads.h"
-#include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/quantized_linear/formats-inl.h"
 #include "mamba/ops/quantized_linear/kernel.h"
 
@@ -244,30 +243,16 @@ namespace mamba::ops::quantized_detail {
 HWY_EXPORT(pack_few_impl);
 HWY_EXPORT(few_columns_impl);
 
-namespace {
-
-bool multiplies_pairs(Float x) {
-  return x == Float::kBfloat16 && cpu::has_bf16_products();
-}
-
-}  // namespace
-
 int64_t few_rows_workspace(int64_t rows, int64_t k) {
   return rows * linear_detail::packed_stride(k);
 }
 
 void pack_few(const Rows& x, const Quantized& weight, int64_t begin, int64_t end, float* packed) {
-  if (multiplies_pairs(x.type)) {
-    return bf16::pack(x, weight, begin, end, packed);
-  }
   HWY_DYNAMIC_DISPATCH(pack_few_impl)(x, weight, begin, end, packed);
 }
 
-void few_columns(const Quantized& weight, int64_t rows, Float x_type, const float* packed, const float* bias,
-                 int64_t begin, int64_t end, const OutRows& y) {
-  if (multiplies_pairs(x_type)) {
-    return bf16::columns(weight, rows, packed, bias, begin, end, y);
-  }
+void few_columns(const Quantized& weight, int64_t rows, Float, const float* packed, const float* bias, int64_t begin,
+                 int64_t end, const OutRows& y) {
   HWY_DYNAMIC_DISPATCH(few_columns_impl)(weight, rows, packed, bias, begin, end, y);
 }
 

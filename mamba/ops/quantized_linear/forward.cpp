@@ -26,32 +26,72 @@ using linear_detail::Weights;
 
 namespace {
 
-// The three arrays at inputs[first], as memory. Their copies, if any had to be made, live as long as the encoder's
-// work.
-Quantized read_quantized(const std::vector<mx::array>& inputs, size_t first, int group_size, int bits,
+// How the parts lie, and what the shapes of the arrays do not tell.
+struct Form {
+  bool packed = false;
+  int group_size = 0;
+  int bits = 0;
+  // Of packed ones:
+  mx::Shape shape = {};
+  mx::Dtype dtype = mx::float32;
+
+  bool operator==(const Form&) const = default;
+  size_t arrays() const { return packed ? 1 : 3; }
+};
+
+Form form_of(const QuantizedWeight& weight) {
+  return {.packed = false, .group_size = weight.group_size, .bits = weight.bits};
+}
+
+Form form_of(const PackedWeight& weight) {
+  return {.packed = true,
+          .group_size = weight.group_size,
+          .bits = weight.bits,
+          .shape = weight.shape,
+          .dtype = weight.dtype};
+}
+
+// inputs[index] as memory. Its copy, if one had to be made, lives as long as the encoder's work.
+mx::array read_array(const std::vector<mx::array>& inputs, size_t index, mx::cpu::CommandEncoder& encoder) {
+  const mx::array array = row_contiguous(inputs[index], encoder);
+  encoder.set_input_array(array);
+  return array;
+}
+
+Quantized read_quantized(const std::vector<mx::array>& inputs, size_t first, const Form& form,
                          mx::cpu::CommandEncoder& encoder) {
-  const mx::array codes = row_contiguous(inputs[first], encoder);
-  const mx::array scales = row_contiguous(inputs[first + 1], encoder);
-  const mx::array biases = row_contiguous(inputs[first + 2], encoder);
-  for (const mx::array* part : {&codes, &scales, &biases}) {
-    encoder.set_input_array(*part);
-  }
+  const mx::array codes = read_array(inputs, first, encoder);
+  const mx::array scales = read_array(inputs, first + 1, encoder);
+  const mx::array biases = read_array(inputs, first + 2, encoder);
   Quantized weight;
   weight.codes = codes.data<uint8_t>();
   weight.scales = scales.data<uint8_t>();
   weight.biases = biases.data<uint8_t>();
   weight.type = float_type(scales.dtype());
-  weight.group_size = group_size;
-  weight.bits = bits;
+  weight.group_size = form.group_size;
+  weight.bits = form.bits;
   weight.n = codes.shape(0);
-  weight.k = int64_t{codes.shape(1)} * 32 / bits;
+  weight.k = int64_t{codes.shape(1)} * 32 / form.bits;
+  return weight;
+}
+
+Packed read_packed(const std::vector<mx::array>& inputs, size_t first, const Form& form,
+                   mx::cpu::CommandEncoder& encoder) {
+  Packed weight;
+  weight.tiles = read_array(inputs, first, encoder).data<uint8_t>();
+  weight.type = float_type(form.dtype);
+  weight.group_size = form.group_size;
+  weight.bits = form.bits;
+  weight.n = form.shape[0];
+  weight.k = form.shape[1];
   return weight;
 }
 
 // Many rows multiply a tile of W after another, each written out as floats that stay in the last-level cache.
-class QuantizedWeights : public Weights {
+template <typename Codes>
+class CodedWeights : public Weights {
  public:
-  explicit QuantizedWeights(const Quantized& weight) : weight_(weight) {
+  explicit CodedWeights(const Codes& weight) : weight_(weight) {
     n = weight.n;
     k = weight.k;
   }
@@ -120,40 +160,53 @@ class QuantizedWeights : public Weights {
     return narrow ? Float::kBfloat16 : Float::kFloat32;
   }
 
-  Quantized weight_;
+  Codes weight_;
 };
 
-class QuantizedFormat : public WeightFormat {
+class CodedFormat : public WeightFormat {
  public:
-  QuantizedFormat(int group_size, int bits) : group_size_(group_size), bits_(bits) {}
+  explicit CodedFormat(Form form) : form_(std::move(form)) {}
 
-  size_t arrays() const override { return 3; }
+  size_t arrays() const override { return form_.arrays(); }
 
-  std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, mx::cpu::CommandEncoder& encoder) const override {
-    return std::make_unique<QuantizedWeights>(read_quantized(inputs, 1, group_size_, bits_, encoder));
+  std::unique_ptr<Weights> read(const std::vector<mx::array>& inputs, size_t first,
+                                mx::cpu::CommandEncoder& encoder) const override {
+    if (form_.packed) {
+      return std::make_unique<CodedWeights<Packed>>(read_packed(inputs, first, form_, encoder));
+    }
+    return std::make_unique<CodedWeights<Quantized>>(read_quantized(inputs, first, form_, encoder));
   }
 
   bool equals(const WeightFormat& other) const override {
-    const auto* same = dynamic_cast<const QuantizedFormat*>(&other);
-    return same != nullptr && same->group_size_ == group_size_ && same->bits_ == bits_;
+    const auto* same = dynamic_cast<const CodedFormat*>(&other);
+    return same != nullptr && same->form_ == form_;
   }
 
   mx::array dense(const std::vector<mx::array>& inputs, mx::Stream stream) const override {
-    const QuantizedWeight weight{
-        .codes = inputs[1], .scales = inputs[2], .biases = inputs[3], .group_size = group_size_, .bits = bits_};
+    if (form_.packed) {
+      const PackedWeight weight{.tiles = inputs[1],
+                                .shape = form_.shape,
+                                .dtype = form_.dtype,
+                                .group_size = form_.group_size,
+                                .bits = form_.bits};
+      return dequantized_rows(weight, {}, mx::float32, stream);
+    }
+    const QuantizedWeight weight{.codes = inputs[1],
+                                 .scales = inputs[2],
+                                 .biases = inputs[3],
+                                 .group_size = form_.group_size,
+                                 .bits = form_.bits};
     return dequantized_rows(weight, {}, mx::float32, stream);
   }
 
   bool is_trainable() const override { return false; }
 
  private:
-  int group_size_;
-  int bits_;
+  Form form_;
 };
 
 struct RowsSettings {
-  int group_size;
-  int bits;
+  Form form;
   bool has_indices;
 
   bool operator==(const RowsSettings&) const = default;
@@ -164,7 +217,7 @@ class DequantizedRows : public cpu::CpuGradientNode<DequantizedRows, RowsSetting
   static constexpr const char* kOp = "dequantize";
   using CpuGradientNode::CpuGradientNode;
 
-  // Inputs: codes, scales, biases, and the indices where there are some.
+  // Inputs: the weights' arrays, and the indices where there are some.
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     mx::array& out = outputs[0];
     allocate(out);
@@ -172,13 +225,31 @@ class DequantizedRows : public cpu::CpuGradientNode<DequantizedRows, RowsSetting
       return;
     }
     mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
-    const Quantized weight = read_quantized(inputs, 0, settings_.group_size, settings_.bits, encoder);
-    const int32_t* indices = nullptr;
-    if (settings_.has_indices) {
-      const mx::array list = row_contiguous(inputs[3], encoder);
-      encoder.set_input_array(list);
-      indices = list.data<int32_t>();
+    if (settings_.form.packed) {
+      write_rows(read_packed(inputs, 0, settings_.form, encoder), inputs, out, encoder);
+    } else {
+      write_rows(read_quantized(inputs, 0, settings_.form, encoder), inputs, out, encoder);
     }
+  }
+
+  // As in quantized_linear, the parts are constants.
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>&,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    std::vector<mx::array> zeros;
+    for (const int argument : argnums) {
+      zeros.push_back(mx::zeros_like(primals[static_cast<size_t>(argument)], stream()));
+    }
+    return zeros;
+  }
+
+  const char* name() const override { return "DequantizedRows"; }
+
+ private:
+  template <typename Codes>
+  void write_rows(const Codes& weight, const std::vector<mx::array>& inputs, mx::array& out,
+                  mx::cpu::CommandEncoder& encoder) const {
+    const int32_t* indices =
+        settings_.has_indices ? read_array(inputs, inputs.size() - 1, encoder).template data<int32_t>() : nullptr;
     encoder.set_output_array(out);
     const auto rows = static_cast<int64_t>(out.size()) / weight.k;
     const Float type = float_type(out.dtype());
@@ -194,45 +265,63 @@ class DequantizedRows : public cpu::CpuGradientNode<DequantizedRows, RowsSetting
       });
     });
   }
-
-  // As in quantized_linear, the parts are constants.
-  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>&,
-                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
-    std::vector<mx::array> zeros;
-    for (const int argument : argnums) {
-      zeros.push_back(mx::zeros_like(primals[static_cast<size_t>(argument)], stream()));
-    }
-    return zeros;
-  }
-
-  const char* name() const override { return "DequantizedRows"; }
 };
 
-}  // namespace
-
-std::unique_ptr<Weights> quantized_weights(const QuantizedWeight& weight, mx::cpu::CommandEncoder& encoder) {
-  return std::make_unique<QuantizedWeights>(
-      read_quantized({weight.codes, weight.scales, weight.biases}, 0, weight.group_size, weight.bits, encoder));
+template <typename Weight>
+mx::array forward_of(const mx::array& x, const Weight& weight, const std::optional<mx::array>& bias,
+                     const LinearOptions& options, mx::Stream stream) {
+  return linear_detail::forward(x, arrays_of(weight), weight.rows(), format_of(weight), bias, options, stream);
 }
 
-mx::array forward(const mx::array& x, const QuantizedWeight& weight, const std::optional<mx::array>& bias,
-                  const LinearOptions& options, mx::Stream stream) {
-  return linear_detail::forward(x, {weight.codes, weight.scales, weight.biases}, weight.rows(),
-                                std::make_shared<const QuantizedFormat>(weight.group_size, weight.bits), bias, options,
-                                stream);
-}
-
-mx::array dequantized_rows(const QuantizedWeight& weight, const std::optional<mx::array>& indices, mx::Dtype dtype,
-                           mx::Stream stream) {
-  std::vector<mx::array> inputs = {weight.codes, weight.scales, weight.biases};
+template <typename Weight>
+mx::array rows_of(const Weight& weight, const std::optional<mx::array>& indices, mx::Dtype dtype, mx::Stream stream) {
+  std::vector<mx::array> inputs = arrays_of(weight);
   mx::Shape shape = {weight.rows()};
   if (indices) {
     inputs.push_back(*indices);
     shape = indices->shape();
   }
   shape.push_back(weight.columns());
-  const RowsSettings settings{.group_size = weight.group_size, .bits = weight.bits, .has_indices = indices.has_value()};
+  const RowsSettings settings{.form = form_of(weight), .has_indices = indices.has_value()};
   return mx::array(shape, dtype, std::make_shared<DequantizedRows>(stream, settings), std::move(inputs));
+}
+
+}  // namespace
+
+std::shared_ptr<const WeightFormat> format_of(const QuantizedWeight& weight) {
+  return std::make_shared<const CodedFormat>(form_of(weight));
+}
+
+std::shared_ptr<const WeightFormat> format_of(const PackedWeight& weight) {
+  return std::make_shared<const CodedFormat>(form_of(weight));
+}
+
+std::vector<mx::array> arrays_of(const QuantizedWeight& weight) {
+  return {weight.codes, weight.scales, weight.biases};
+}
+
+std::vector<mx::array> arrays_of(const PackedWeight& weight) {
+  return {weight.tiles};
+}
+
+mx::array forward(const mx::array& x, const QuantizedWeight& weight, const std::optional<mx::array>& bias,
+                  const LinearOptions& options, mx::Stream stream) {
+  return forward_of(x, weight, bias, options, stream);
+}
+
+mx::array forward(const mx::array& x, const PackedWeight& weight, const std::optional<mx::array>& bias,
+                  const LinearOptions& options, mx::Stream stream) {
+  return forward_of(x, weight, bias, options, stream);
+}
+
+mx::array dequantized_rows(const QuantizedWeight& weight, const std::optional<mx::array>& indices, mx::Dtype dtype,
+                           mx::Stream stream) {
+  return rows_of(weight, indices, dtype, stream);
+}
+
+mx::array dequantized_rows(const PackedWeight& weight, const std::optional<mx::array>& indices, mx::Dtype dtype,
+                           mx::Stream stream) {
+  return rows_of(weight, indices, dtype, stream);
 }
 
 }  // namespace mamba::ops::quantized_detail

@@ -4,13 +4,13 @@
 #include <mlx/mlx.h>
 
 #include <cmath>
-#include <limits>
 #include <optional>
 #include <vector>
 
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/test_arrays.h"
+#include "mamba/ops/quantized_linear/quantized_testing.h"
 #ifndef __APPLE__
 #include "mamba/ops/cpu/targets.h"
 //
@@ -24,60 +24,12 @@ namespace mx = mlx::core;
 
 using testing::error_of;
 using testing::inside_wider;
+using testing::kBits;
+using testing::kGroups;
 using testing::normal;
+using testing::random_weight;
 using testing::same_bits;
-
-constexpr int kBits[] = {4, 8};
-constexpr int kGroups[] = {32, 64, 128};
-
-QuantizedWeight random_weight(int n, int k, int group_size, int bits, mx::Dtype dtype = mx::float32,
-                              uint64_t seed = 2) {
-  QuantizedWeight weight = quantize(normal({n, k}, seed, 0.3f, 0.05f, dtype), group_size, bits);
-  mx::eval(weight.codes, weight.scales, weight.biases);
-  return weight;
-}
-
-mx::array wide(const mx::array& a) {
-  return mx::astype(a, mx::float64, mx::Device::cpu);
-}
-
-// The worst error in units of the largest that float32 sums of so many terms, in any order, can make, and of y's own
-// rounding: at most 1 where all is well.
-double worst_error(const mx::array& y, const mx::array& x, const QuantizedWeight& weight,
-                   const std::optional<mx::array>& bias = {}, double weight_roundoff = 0x1p-23) {
-  const mx::Device cpu = mx::Device::cpu;
-  const int k = weight.columns();
-  const mx::Shape grouped = {weight.rows(), k / weight.group_size, weight.group_size};
-  const mx::array codes =
-      mx::dequantize(weight.codes, mx::ones_like(mx::astype(weight.scales, mx::float32)),
-                     mx::zeros_like(mx::astype(weight.biases, mx::float32)), weight.group_size, weight.bits);
-  const mx::array scaled =
-      mx::multiply(mx::reshape(wide(codes), grouped, cpu), mx::expand_dims(wide(weight.scales), 2, cpu), cpu);
-  const mx::array W =
-      mx::reshape(mx::add(scaled, mx::expand_dims(wide(weight.biases), 2, cpu), cpu), {weight.rows(), k}, cpu);
-  // Of the two terms that an element of W is the sum of; they are larger than the element.
-  const mx::array W_size =
-      mx::reshape(mx::add(mx::abs(scaled, cpu), mx::abs(mx::expand_dims(wide(weight.biases), 2, cpu), cpu), cpu),
-                  {weight.rows(), k}, cpu);
-  const auto product = [&](const mx::array& a, const mx::array& b) {
-    return mx::sum(mx::multiply(mx::expand_dims(a, -2, cpu), b, cpu), -1, false, cpu);
-  };
-  mx::array exact = product(wide(x), W);
-  mx::array size = product(mx::abs(wide(x), cpu), W_size);
-  if (bias) {
-    exact = mx::add(exact, wide(*bias), cpu);
-    size = mx::add(size, mx::abs(wide(*bias), cpu), cpu);
-  }
-  const double roundoff = y.dtype() == mx::float32 ? 0x1p-24 : y.dtype() == mx::bfloat16 ? 0x1p-8 : 0x1p-11;
-  const double summing = (k + 3) * 0x1p-24 + weight_roundoff;
-  const mx::array bound =
-      mx::add(mx::add(mx::multiply(size, mx::array(summing, mx::float64), cpu),
-                      mx::multiply(mx::abs(exact, cpu), mx::array(1.01 * roundoff, mx::float64), cpu), cpu),
-              mx::array(0x1p-25, mx::float64), cpu);
-  const mx::array error = mx::divide(mx::abs(mx::subtract(wide(y), exact, cpu), cpu), bound, cpu);
-  const double worst = mx::max(error, cpu).item<double>();
-  return std::isfinite(worst) ? worst : std::numeric_limits<double>::infinity();
-}
+using testing::worst_error;
 
 TEST(QuantizedLinear, EqualsFloat64SumsOnAwkwardSizes) {
   for (const int bits : kBits) {
@@ -243,7 +195,9 @@ TEST(QuantizedLinear, HasTheGradientsOfDequantisedWeights) {
       const std::vector<mx::array> primals = {normal({2, length, 192}, 1), normal({2, length, 3}, 2),
                                               normal({50, 3}, 3)};
       const mx::array cotangent = normal({2, length, 50}, 4);
-      const auto gradients = [&](auto* op) {
+      using Op = mx::array (*)(const mx::array&, const QuantizedWeight&, const std::optional<mx::array>&,
+                               const LinearOptions&, mx::StreamOrDevice);
+      const auto gradients = [&](Op op) {
         const auto f = [&](const std::vector<mx::array>& in) {
           const LinearOptions options{.spans = spans, .low_rank = LowRankTerm{.u = in[1], .V = in[2]}};
           return std::vector{op(in[0], weight, std::nullopt, options, mx::StreamOrDevice{})};

@@ -24,23 +24,52 @@ HWY_INLINE VF codes_at(const uint8_t* row, int64_t at, int64_t bits) {
 #endif
 }
 
+// `count` codes, rounded once to `type`, to elements `first` ... of `to`.
+HWY_INLINE void dequantize_codes(const Format& format, const uint8_t* codes, VF scale, VF bias, int64_t count,
+                                 Float type, void* to, int64_t first) {
+  simd::with_type(type, to, [&](auto* typed) HWY_ATTR {
+    using Out = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    auto* out = const_cast<Out*>(typed) + first;
+    for (int64_t at = 0; at < count; at += kLanes) {
+      simd::store_float(hn::MulAdd(codes_at(codes, at, format.bits), scale, bias), out + at);
+    }
+  });
+}
+
+template <typename T>
+HWY_INLINE VF set_to(const T* p) {
+  return hn::Set(DF(), hn::GetLane(load_first(p, 1)));
+}
+
 void dequantize_row_impl(const Quantized& weight, int64_t row, Float type, void* to) {
   const uint8_t* codes = weight.codes + row * weight.row_bytes();
-  const int64_t first = row * weight.groups();
+  const int64_t group = weight.group_size;
   simd::with_type(weight.type, weight.scales, [&](auto* scales) HWY_ATTR {
     const auto* biases = static_cast<decltype(scales)>(weight.biases);
-    simd::with_type(type, to, [&](auto* typed) HWY_ATTR {
-      using Out = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
-      auto* out = const_cast<Out*>(typed);
-      for (int64_t g = 0; g < weight.groups(); ++g) {
-        const VF scale = hn::Set(DF(), hn::GetLane(load_first(scales + first + g, 1)));
-        const VF bias = hn::Set(DF(), hn::GetLane(load_first(biases + first + g, 1)));
-        for (int64_t at = g * weight.group_size; at < (g + 1) * weight.group_size; at += kLanes) {
-          simd::store_float(hn::MulAdd(codes_at(codes, at, weight.bits), scale, bias), out + at);
-        }
-      }
-    });
+    for (int64_t g = 0; g < weight.groups(); ++g) {
+      const int64_t at = row * weight.groups() + g;
+      dequantize_codes(weight, codes + g * group * weight.bits / 8, set_to(scales + at), set_to(biases + at), group,
+                       type, to, g * group);
+    }
   });
+}
+
+void dequantize_packed_row_impl(const Packed& weight, int64_t row, Float type, void* to) {
+  constexpr int64_t kMaxWords = 32;
+  HWY_ALIGN uint32_t words[kMaxWords];
+  const uint8_t* tile = weight.block(row / Packed::kColumns);
+  const int64_t column = row % Packed::kColumns;
+  for (int64_t g = 0; g < weight.groups(); ++g, tile += weight.tile_bytes()) {
+    const auto* codes = reinterpret_cast<const uint32_t*>(tile) + column;
+    for (int64_t w = 0; w < weight.group_words(); ++w) {
+      const uint32_t word = codes[w * Packed::kColumns];
+      words[w] = weight.bits == 8 ? plain_codes(word) : word;
+    }
+    simd::with_type(weight.type, tile + weight.code_bytes(), [&](auto* scales) HWY_ATTR {
+      dequantize_codes(weight, reinterpret_cast<const uint8_t*>(words), set_to(scales + column),
+                       set_to(scales + Packed::kColumns + column), weight.group_size, type, to, g * weight.group_size);
+    });
+  }
 }
 
 }  // namespace HWY_NAMESPACE
@@ -51,9 +80,14 @@ HWY_AFTER_NAMESPACE();
 namespace mamba::ops::quantized_detail {
 
 HWY_EXPORT(dequantize_row_impl);
+HWY_EXPORT(dequantize_packed_row_impl);
 
 void dequantize_row(const Quantized& weight, int64_t row, Float type, void* to) {
   HWY_DYNAMIC_DISPATCH(dequantize_row_impl)(weight, row, type, to);
+}
+
+void dequantize_row(const Packed& weight, int64_t row, Float type, void* to) {
+  HWY_DYNAMIC_DISPATCH(dequantize_packed_row_impl)(weight, row, type, to);
 }
 
 }  // namespace mamba::ops::quantized_detail
