@@ -14,8 +14,17 @@ if(NOT MLX_FOUND)
                       "-DMLX_DIR=$(python3 -m mlx --cmake-dir)/share/cmake/MLX for an MLX that is already installed.")
 endif()
 if(CUDAToolkit_FOUND) # MLX looked for it
-  # MLX names the driver's library, which machines without a GPU do not have: there a build can be made, but not run.
+  # MLX names the driver's library, which machines without a GPU do not have. There a build can be made, and run with the
+  # CPU-only MLX that scripts/bootstrap puts beside the other: it exports the same functions.
   target_link_options(mlx INTERFACE "LINKER:--allow-shlib-undefined")
+  find_library(MAMBA_NVIDIA_DRIVER libcuda.so.1 PATHS /usr/lib/wsl/lib /usr/local/nvidia/lib64)
+  if(NOT MAMBA_NVIDIA_DRIVER)
+    file(GLOB MAMBA_RUN_WITH ${CMAKE_SOURCE_DIR}/build/mlx-cpu/lib/python3*/site-packages/mlx/lib)
+    if(NOT MAMBA_RUN_WITH)
+      message(WARNING "There is no NVIDIA driver here and no MLX without CUDA in build/mlx-cpu: what is built will not start. "
+                      "Run scripts/bootstrap --cuda.")
+    endif()
+  endif()
 endif()
 
 find_package(Threads REQUIRED)

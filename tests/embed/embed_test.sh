@@ -1,8 +1,9 @@
 #!/bin/sh
-# embed_test.sh SOURCE BUILD CMAKE CXX: installs BUILD, moves the installation (it must not depend on where it was
-# put), builds examples/embed against it in a folder of its own, and runs that program and the installed one.
+# embed_test.sh SOURCE BUILD CMAKE CXX [LIBRARIES]: installs BUILD, moves the installation (it must not depend on where it
+# was put), builds examples/embed against it in a folder of its own, and runs that program and the installed one.
+# LIBRARIES is the folder of an MLX to run with where the installed one, CUDA's, cannot start for want of a driver.
 set -eu
-source=$1 build=$2 cmake=$3 cxx=$4
+source=$1 build=$2 cmake=$3 cxx=$4 libraries=${5:-}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -46,6 +47,7 @@ done
 
 # check_libraries FILE: none comes from the build folder or from MLX's environment.
 check_libraries() {
+  [ -z "$libraries" ] || return 0
   command -v ldd >/dev/null || return 0
   ldd "$1" >"$work/ldd.log"
   ! grep -e 'not found' "$work/ldd.log" || fail "$1 misses libraries"
@@ -53,6 +55,7 @@ check_libraries() {
   grep -q "$prefix.*libmlx" "$work/ldd.log" || fail "$1 does not use the installed MLX"
 }
 
+[ -z "$libraries" ] || export LD_LIBRARY_PATH="$libraries"
 cd "$work"
 embed="$work/example/build/embed"
 check_libraries "$embed"
