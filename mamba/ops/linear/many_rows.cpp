@@ -15,6 +15,7 @@
 #include "hwy/highway.h"
 //
 #include "mamba/base/threads.h"
+#include "mamba/ops/linear/fetch.h"
 #include "mamba/ops/linear/many_rows.h"
 #include "mamba/ops/linear/simd-inl.h"
 
@@ -58,6 +59,7 @@ struct Block {
   const float* bias;      // kPanel floats to add, or null
   float* to[kBlockRows];  // kPanel floats each
   bool add;               // to what `to` holds
+  ResultLines results;
 };
 
 template <int kRows>
@@ -73,21 +75,29 @@ HWY_INLINE void multiply_block(const Block& b) {
   }
   const float* HWY_RESTRICT left = b.left;
   const float* HWY_RESTRICT panel = b.panel;
-  for (int64_t k = 0; k < b.depth; ++k) {
-    VF right[kBlockVectors];
-    MAMBA_CPU_UNROLL(4)
-    for (int v = 0; v < kBlockVectors; ++v) {
-      right[v] = hn::Load(d, panel + k * kPanel + v * kLanes);
-    }
-    MAMBA_CPU_UNROLL(16)
-    for (int i = 0; i < kRows; ++i) {
-      const VF x = hn::Set(d, left[k * kBlockRows + i]);
+  const auto multiply = [&](int64_t from, int64_t to) HWY_ATTR {
+    for (int64_t k = from; k < to; ++k) {
+      VF right[kBlockVectors];
       MAMBA_CPU_UNROLL(4)
       for (int v = 0; v < kBlockVectors; ++v) {
-        sum[i][v] = hn::MulAdd(x, right[v], sum[i][v]);
+        right[v] = hn::Load(d, panel + k * kPanel + v * kLanes);
+      }
+      MAMBA_CPU_UNROLL(16)
+      for (int i = 0; i < kRows; ++i) {
+        const VF x = hn::Set(d, left[k * kBlockRows + i]);
+        MAMBA_CPU_UNROLL(4)
+        for (int v = 0; v < kBlockVectors; ++v) {
+          sum[i][v] = hn::MulAdd(x, right[v], sum[i][v]);
+        }
       }
     }
-  }
+  };
+  // Lines that were asked for before have come as far as the second-level cache, past what was read since.
+  constexpr int64_t kLate = 32;
+  const int64_t early = std::max<int64_t>(0, b.depth - kLate);
+  multiply(0, early);
+  b.results.fetch();
+  multiply(early, b.depth);
   MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
     MAMBA_CPU_UNROLL(4)
@@ -215,11 +225,19 @@ void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end
     return;
   }
   constexpr int64_t kStrip = 4 * kBlockRows;
+  constexpr int64_t kRowsAhead = 16;
   HWY_ALIGN float strip[kStrip + kLanes] = {};
   for (int64_t at = begin; at < end; at += kStrip) {
     const int64_t count = std::min(kStrip, end - at);
     for (int64_t i = 0; i < k; ++i) {
       with_type(left.rows.type, left.rows.rows[static_cast<size_t>(i)], [&](auto* from) HWY_ATTR {
+        if (i + kRowsAhead < k) {
+          const auto* const ahead =
+              static_cast<decltype(from)>(left.rows.rows[static_cast<size_t>(i + kRowsAhead)]) + at;
+          for (int64_t j = 0; j < count; j += 64 / static_cast<int64_t>(sizeof(*from))) {
+            __builtin_prefetch(ahead + j);
+          }
+        }
         widen_row(from + at, count, strip, (count + kLanes - 1) / kLanes * kLanes);
       });
       for (int64_t r = 0; r < count; r += kBlockRows) {
@@ -234,14 +252,16 @@ const float* added_row(const Product& product, int64_t row) {
   return static_cast<const float*>(product.addend.rows.empty() ? product.out.rows[i] : product.addend.rows[i]);
 }
 
-// Rows [begin, end) of a packed piece against columns [n, n + columns).
+// Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
 void multiply_tile(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
-                   int64_t n, int64_t columns) {
+                   int64_t n, int64_t columns, int64_t next_n) {
   HWY_ALIGN float tile[kTileFloats];
   HWY_ALIGN float partial[kMaxPieceRows * kPanel];
   HWY_ALIGN float finished[kBlockRows * kPanel];
   HWY_ALIGN float bias[kPanel];
   const int64_t panels = (columns + kPanel - 1) / kPanel;
+  const int64_t passes = std::max<int64_t>(1, (product.k + kMaxDepth - 1) / kMaxDepth);
+  PartFetch fetch(product, next_n, columns, (end - begin + kBlockRows - 1) / kBlockRows * panels * passes);
   for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, product.k - k);
     const bool last = k + depth >= product.k;
@@ -261,7 +281,10 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
                     .depth = depth,
                     .bias = nullptr,
                     .to = {},
-                    .add = k > 0 || product.add};
+                    .add = k > 0 || product.add,
+                    .results = ResultLines(product.out, row, last ? rows : 0, column, width)};
+        fetch.next();
+        block.results.fetch();
         for (int64_t i = 0; i < rows; ++i) {
           block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column
                         : last && k == 0 ? finished + i * kPanel
@@ -321,7 +344,9 @@ void many_rows_impl(const Product& product, float* packed) {
           continue;
         }
         const int64_t width = std::min(columns, product.n - n);
-        multiply_tile(product, packed, begin, row, row_end, n, width);
+        // Threads take turns where tasks take equally long.
+        const int64_t next_n = (task + num_threads()) / splits * columns;
+        multiply_tile(product, packed, begin, row, row_end, n, width, next_n);
       }
     });
   }

@@ -15,6 +15,7 @@
 
 #include "mamba/base/threads.h"
 #include "mamba/ops/linear/bf16-inl.h"
+#include "mamba/ops/linear/fetch.h"
 #include "mamba/ops/linear/pack_bf16-inl.h"
 
 MAMBA_AVX512_BF16_BEGIN
@@ -40,27 +41,10 @@ constexpr int64_t piece_rows(int64_t m, int64_t k) {
 // Sums of a block, kPanel to a row.
 using Sums = float[kRows * kPanel];
 
-// The lines of memory that a block's results go to.
-struct Results {
-  void* const* rows;
-  int64_t count;  // of rows
-  int64_t first, bytes;
-
-  __attribute__((always_inline)) inline void fetch() const {
-    for (int64_t i = 0; i < count; ++i) {
-      auto* const to = static_cast<char*>(rows[i]) + first;
-      for (int64_t byte = 0; byte < bytes; byte += 64) {
-        __builtin_prefetch(to + byte, 1);
-      }
-      __builtin_prefetch(to + bytes - 1, 1);
-    }
-  }
-};
-
 // sums (+)= left [depth][kRows] times panel [depth][kVectors * kVector].
 template <int kVectors>
 __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                                              const Results& results, float* sums) {
+                                              const ResultLines& results, float* sums) {
   __m512 sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int64_t i = 0; i < kRows; ++i) {
@@ -102,7 +86,7 @@ __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32
 }
 
 void multiply_block(int64_t vectors, const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                    const Results& results, float* sums) {
+                    const ResultLines& results, float* sums) {
   if (vectors == 1) {
     multiply_block<1>(left, panel, depth, add, results, sums);
   } else if (vectors == 2) {
@@ -136,42 +120,6 @@ void finish_row(const Product& product, int64_t i, int64_t n, int64_t count, con
   }
 }
 
-// Brings a part of the right operand into the second-level cache, some lines at a time. While blocks are multiplied,
-// memory has nothing else to do, and packing the part is then quick.
-class Fetch {
- public:
-  // Columns [n, n + columns), as far as there are any.
-  Fetch(const Product& product, int64_t n, int64_t columns) {
-    const Matrix& matrix = product.right.matrix;
-    const int64_t count = std::clamp<int64_t>(product.n - n, 0, columns);
-    const auto* data = static_cast<const uint16_t*>(matrix.data);
-    at_ = reinterpret_cast<const char*>(data + (product.right.by_k ? n : n * matrix.stride));
-    rows_ = count == 0 ? 0 : product.right.by_k ? product.k : count;
-    row_bytes_ = 2 * (product.right.by_k ? count : product.k);
-    stride_ = 2 * matrix.stride;
-  }
-
-  int64_t lines() const { return rows_ * ((row_bytes_ + kLineBytes - 1) / kLineBytes); }
-
-  void next(int64_t count) {
-    for (; count > 0 && rows_ > 0; --count) {
-      __builtin_prefetch(at_ + done_, 0, 2);
-      done_ += kLineBytes;
-      if (done_ >= row_bytes_) {
-        done_ = 0;
-        at_ += stride_;
-        --rows_;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kLineBytes = 64;
-  const char* at_;
-  int64_t rows_, row_bytes_, stride_;
-  int64_t done_ = 0;
-};
-
 // Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
 void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
                    int64_t n, int64_t columns, int64_t next_n) {
@@ -180,9 +128,8 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
   alignas(64) Sums sums;
   const int64_t pairs = pairs_of(product.k);
   const int64_t panels = (columns + kPanel - 1) / kPanel;
-  Fetch fetch(product, next_n, columns);
-  const int64_t blocks = (end - begin + kRows - 1) / kRows * panels * ((pairs + kMaxDepth - 1) / kMaxDepth);
-  const int64_t lines = (fetch.lines() + blocks - 1) / blocks;
+  const int64_t passes = (pairs + kMaxDepth - 1) / kMaxDepth;
+  PartFetch fetch(product, next_n, columns, (end - begin + kRows - 1) / kRows * panels * passes);
   for (int64_t first = 0; first < pairs; first += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, pairs - first);
     const bool last = first + depth == pairs;
@@ -196,12 +143,8 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
       for (int64_t p = 0; p < panels; ++p) {
         const int64_t width = std::min(kPanel, columns - p * kPanel);
         const int64_t rows = std::min(kRows, end - row);
-        fetch.next(lines);
-        const int64_t size = size_of(product.out.type);
-        const Results results{.rows = product.out.rows.data() + row,
-                              .count = last ? rows : 0,
-                              .first = (n + p * kPanel) * size,
-                              .bytes = width * size};
+        fetch.next();
+        const ResultLines results(product.out, row, last ? rows : 0, n + p * kPanel, width);
         results.fetch();
         float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
         multiply_block((width + kVector - 1) / kVector, left, tile + p * depth * kPanel, depth, first > 0, results, to);

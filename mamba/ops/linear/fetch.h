@@ -1,0 +1,74 @@
+// Inside linear: what packed products ask memory for ahead of time. While blocks are multiplied, it has nothing else to
+// do.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "mamba/ops/linear/many_rows.h"
+
+namespace mamba::ops::linear_detail {
+
+// The lines of memory that a block's results go to, asked for so that storing them waits for none.
+struct ResultLines {
+  void* const* rows = nullptr;
+  int64_t count = 0;  // of rows
+  int64_t first = 0, bytes = 0;
+
+  ResultLines() = default;
+
+  // Columns [n, n + columns) of `wanted` rows from `row` on.
+  ResultLines(const OutRows& out, int64_t row, int64_t wanted, int64_t n, int64_t columns)
+      : rows(out.rows.data() + row), count(wanted), first(n * size_of(out.type)), bytes(columns * size_of(out.type)) {}
+
+  __attribute__((always_inline)) inline void fetch() const {
+    for (int64_t i = 0; i < count; ++i) {
+      auto* const to = static_cast<char*>(rows[i]) + first;
+      for (int64_t byte = 0; byte < bytes; byte += 64) {
+        __builtin_prefetch(to + byte, 1);
+      }
+      __builtin_prefetch(to + bytes - 1, 1);
+    }
+  }
+};
+
+// Brings a part of the right operand into the second-level cache, some lines at a time: packing it is then quick.
+class PartFetch {
+ public:
+  // Columns [n, n + columns), as far as there are any, in `calls` of next().
+  PartFetch(const Product& product, int64_t n, int64_t columns, int64_t calls) {
+    const Matrix& matrix = product.right.matrix;
+    const int64_t size = size_of(matrix.type);
+    const int64_t count = std::clamp<int64_t>(product.n - n, 0, columns);
+    if (count == 0) {
+      return;
+    }
+    at_ = static_cast<const char*>(matrix.data) + size * (product.right.by_k ? n : n * matrix.stride);
+    rows_ = product.right.by_k ? product.k : count;
+    row_bytes_ = size * (product.right.by_k ? count : product.k);
+    stride_ = size * matrix.stride;
+    const int64_t lines = rows_ * ((row_bytes_ + kLineBytes - 1) / kLineBytes);
+    lines_at_once_ = (lines + calls - 1) / calls;
+  }
+
+  void next() {
+    for (int64_t i = 0; i < lines_at_once_ && rows_ > 0; ++i) {
+      __builtin_prefetch(at_ + done_, 0, 2);
+      done_ += kLineBytes;
+      if (done_ >= row_bytes_) {
+        done_ = 0;
+        --rows_;
+        at_ += rows_ > 0 ? stride_ : 0;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLineBytes = 64;
+  const char* at_ = nullptr;
+  int64_t rows_ = 0, row_bytes_ = 0, stride_ = 0;
+  int64_t lines_at_once_ = 0;
+  int64_t done_ = 0;
+};
+
+}  // namespace mamba::ops::linear_detail
