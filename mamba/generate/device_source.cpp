@@ -11,11 +11,13 @@
 #include <optional>
 #include <random>
 #include <tuple>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 
 #include "mamba/generate/token_source.h"
 #include "mamba/ops/choose_token/choose_token.h"
+#include "mamba/ops/gpu/driver.h"
 
 namespace mamba::generate {
 
@@ -97,6 +99,9 @@ class DeviceSource : public TokenSource {
     }
     chosen.eval();  // waits for it alone
     const auto* numbers = chosen.data<int32_t>();
+    if (rows > 1 && left_on_host_.insert(numbers).second) {  // MLX has done so with the 8 bytes of one row
+      ops::gpu::leave_on_host(numbers, chosen.nbytes());
+    }
     std::vector<ChosenToken> out;
     for (int row = 0; row < rows; ++row) {
       out.push_back({numbers[2 * row], std::bit_cast<float>(numbers[2 * row + 1])});
@@ -239,6 +244,7 @@ class DeviceSource : public TokenSource {
   std::optional<Device> device_;
   std::optional<mx::array> table_;  // (rows, kTable) float32
   int column_ = 0;
+  std::unordered_set<const void*> left_on_host_;  // where tokens have lain: MLX uses such memory again
 };
 
 }  // namespace

@@ -1,6 +1,5 @@
 #include "mamba/ops/gpu/compile.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <mlx/fast_primitives.h>
 #include <mlx/version.h>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "mamba/base/file.h"
+#include "mamba/ops/gpu/driver.h"
 
 namespace mamba::embedded {
 std::string_view gpu_cuda_types();
@@ -31,12 +31,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// NVRTC and the driver, which MLX has loaded; this library is not linked with them.
-template <typename Function>
-Function* symbol(const char* name) {
-  return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
-}
-
+// NVRTC, which MLX has loaded like the driver.
 struct Compiler {
   using Program = void*;
   int (*create)(Program*, const char*, const char*, int, const char* const*, const char* const*);
@@ -49,23 +44,21 @@ struct Compiler {
   std::string architecture;
 
   static std::optional<Compiler> find() {
-    Compiler c{.create = symbol<int(Program*, const char*, const char*, int, const char* const*, const char* const*)>(
+    Compiler c{.create = loaded<int(Program*, const char*, const char*, int, const char* const*, const char* const*)>(
                    "nvrtcCreateProgram"),
-               .destroy = symbol<int(Program*)>("nvrtcDestroyProgram"),
-               .add_name = symbol<int(Program, const char*)>("nvrtcAddNameExpression"),
-               .compile = symbol<int(Program, int, const char* const*)>("nvrtcCompileProgram"),
-               .lowered_name = symbol<int(Program, const char*, const char**)>("nvrtcGetLoweredName"),
-               .size = symbol<int(Program, size_t*)>("nvrtcGetCUBINSize"),
-               .code = symbol<int(Program, char*)>("nvrtcGetCUBIN"),
+               .destroy = loaded<int(Program*)>("nvrtcDestroyProgram"),
+               .add_name = loaded<int(Program, const char*)>("nvrtcAddNameExpression"),
+               .compile = loaded<int(Program, int, const char* const*)>("nvrtcCompileProgram"),
+               .lowered_name = loaded<int(Program, const char*, const char**)>("nvrtcGetLoweredName"),
+               .size = loaded<int(Program, size_t*)>("nvrtcGetCUBINSize"),
+               .code = loaded<int(Program, char*)>("nvrtcGetCUBIN"),
                .architecture = {}};
-    auto* const attribute = symbol<int(int*, int, int)>("cuDeviceGetAttribute");
     constexpr int kMajor = 75;
     constexpr int kMinor = 76;
-    int major = 0;
-    int minor = 0;
+    const int major = device_attribute(kMajor);
+    const int minor = device_attribute(kMinor);
     if (c.create == nullptr || c.destroy == nullptr || c.add_name == nullptr || c.compile == nullptr ||
-        c.lowered_name == nullptr || c.size == nullptr || c.code == nullptr || attribute == nullptr ||
-        attribute(&major, kMajor, 0) != 0 || attribute(&minor, kMinor, 0) != 0) {
+        c.lowered_name == nullptr || c.size == nullptr || c.code == nullptr || major == 0) {
       return std::nullopt;
     }
     c.architecture = fmt::format("--gpu-architecture=sm_{}{}{}", major, minor, major >= 9 ? "a" : "");

@@ -1,6 +1,5 @@
 #include "mamba/ops/model_step/gpu.h"
 
-#include <dlfcn.h>
 #include <mlx/backend/metal/metal.h>
 #include <mlx/memory.h>
 #include <mlx/ops.h>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/gpu/driver.h"
 #include "mamba/ops/gpu/kernel.h"
 
 namespace mamba::embedded {
@@ -33,22 +33,14 @@ constexpr int kAheadBytes = 8 << 20;
 // From more sequences on, a library's matrix products are worth their launches.
 constexpr int kMostSequences = 128;
 
-// An attribute of the first NVIDIA device; 0 where it cannot be asked. MLX has the driver's library loaded.
-int device_attribute(int which) {
-  using GetAttribute = int (*)(int*, int, int);
-  const auto get = reinterpret_cast<GetAttribute>(dlsym(RTLD_DEFAULT, "cuDeviceGetAttribute"));
-  int value = 0;
-  return get != nullptr && get(&value, which, 0) == 0 ? value : 0;
-}
-
 int multiprocessors() {
-  static const int count = device_attribute(16);
+  static const int count = gpu::device_attribute(16);
   return count;
 }
 
 // Tiles are multiplied as compute capability 8 does it.
 bool has_tiles() {
-  static const bool has = device_attribute(75) >= 8;
+  static const bool has = gpu::device_attribute(75) >= 8;
   return has;
 }
 
