@@ -32,10 +32,10 @@ MAMBA_NO_UNROLL
 for (int from = thread; from < words; from += kThreads * kLoads) {
   float raw[kLoads];
   bool used[kLoads];
+  mamba_load_apart(logits + (first + from), kThreads, words - from, -3.4e38f, raw);
   MAMBA_UNROLL
   for (int j = 0; j < kLoads; ++j) {
     const int i = from + j * kThreads;
-    raw[j] = i < words ? float(logits[first + i]) : -3.4e38f;
     used[j] = kHasSeen && i < words && int(seen[first + i]) != 0;
   }
   float of_these = raw[0];
@@ -84,10 +84,7 @@ if (temperature > 0.0f) {
       MAMBA_NO_UNROLL
       for (int from = thread; from < words; from += kThreads * kLoads) {
         float score[kLoads];
-        MAMBA_UNROLL
-        for (int j = 0; j < kLoads; ++j) {
-          score[j] = from + j * kThreads < words ? float(scores[first + from + j * kThreads]) : -3.4e38f;
-        }
+        mamba_load_apart(scores + (first + from), kThreads, words - from, -3.4e38f, score);
         MAMBA_UNROLL
         for (int j = 0; j < kLoads; ++j) {
           count += from + j * kThreads < words && mamba_ordered(score[j]) >= at_least ? 1.0f : 0.0f;
@@ -112,10 +109,7 @@ if (temperature > 0.0f) {
       MAMBA_NO_UNROLL
       for (int from = thread; from < words; from += kThreads * kLoads) {
         float score[kLoads];
-        MAMBA_UNROLL
-        for (int j = 0; j < kLoads; ++j) {
-          score[j] = from + j * kThreads < words ? float(scores[first + from + j * kThreads]) : -3.4e38f;
-        }
+        mamba_load_apart(scores + (first + from), kThreads, words - from, -3.4e38f, score);
         MAMBA_UNROLL
         for (int j = 0; j < kLoads; ++j) {
           mass += from + j * kThreads < words && mamba_ordered(score[j]) >= at_least

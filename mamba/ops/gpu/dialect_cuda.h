@@ -147,30 +147,24 @@ MAMBA_FN MambaLine<T> mamba_weight_line(const T* from, int left) {
 
 // A lane of 16 x 8 sums of products: of rows lane / 4 and 8 more, columns 2 (lane % 4) and the next. Neighbours of four
 // have rows lane / 4 and 8 more of the left side, lane / 4 of the right.
-MAMBA_FN void mamba_tile_product(float (&sums)[4], MambaLine<__nv_bfloat16> low, MambaLine<__nv_bfloat16> high,
-                                 MambaLine<__nv_bfloat16> right, int) {
-#define MAMBA_PRODUCT(first, second)                                                                                   \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "             \
+#define MAMBA_PRODUCT(type, first, second)                                                                             \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                                           \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                                                            \
       "{%0, %1, %2, %3};"                                                                                              \
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                                     \
       : "r"(low.bits.first), "r"(high.bits.first), "r"(low.bits.second), "r"(high.bits.second), "r"(right.bits.first), \
         "r"(right.bits.second))
-  MAMBA_PRODUCT(x, y);
-  MAMBA_PRODUCT(z, w);
-#undef MAMBA_PRODUCT
+MAMBA_FN void mamba_tile_product(float (&sums)[4], MambaLine<__nv_bfloat16> low, MambaLine<__nv_bfloat16> high,
+                                 MambaLine<__nv_bfloat16> right, int) {
+  MAMBA_PRODUCT("bf16", x, y);
+  MAMBA_PRODUCT("bf16", z, w);
 }
 MAMBA_FN void mamba_tile_product(float (&sums)[4], MambaLine<__half> low, MambaLine<__half> high,
                                  MambaLine<__half> right, int) {
-#define MAMBA_PRODUCT(first, second)                                                                                   \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "               \
-      "{%0, %1, %2, %3};"                                                                                              \
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                                     \
-      : "r"(low.bits.first), "r"(high.bits.first), "r"(low.bits.second), "r"(high.bits.second), "r"(right.bits.first), \
-        "r"(right.bits.second))
-  MAMBA_PRODUCT(x, y);
-  MAMBA_PRODUCT(z, w);
-#undef MAMBA_PRODUCT
+  MAMBA_PRODUCT("f16", x, y);
+  MAMBA_PRODUCT("f16", z, w);
 }
+#undef MAMBA_PRODUCT
 // Each float32 as the sum of two numbers of 11 bits, three products of these: what is left out is 2^-21 of a product.
 MAMBA_FN void mamba_tf32_product(float (&sums)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -128,6 +128,15 @@ MAMBA_FN float mamba_group_max(float v, int thread, MAMBA_SHARED_PTR(float) scra
   return largest;
 }
 
+// kCount numbers, `apart` from one another, of those that are left; `behind` in place of what lies behind the last.
+template <int kCount, typename From>
+MAMBA_FN void mamba_load_apart(From from, int apart, int left, float behind, MAMBA_PRIVATE float (&out)[kCount]) {
+  MAMBA_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    out[i] = i * apart < left ? float(from[i * apart]) : behind;
+  }
+}
+
 // The dot product of `count` weights and as many numbers: a SIMD group's work, whose lanes all get it. kLoads of a
 // lane's weights are in flight at a time.
 template <typename Weights, typename Numbers>
