@@ -145,6 +145,13 @@ MAMBA_FN MambaLine<T> mamba_weight_line(const T* from, int left) {
   return line;
 }
 
+// `sum` and the products of two lines' numbers.
+MAMBA_FN float mamba_line_dot(MambaLine<float> a, MambaLine<float> b, float sum) {
+  sum = fmaf(__uint_as_float(a.bits.x), __uint_as_float(b.bits.x), sum);
+  sum = fmaf(__uint_as_float(a.bits.y), __uint_as_float(b.bits.y), sum);
+  sum = fmaf(__uint_as_float(a.bits.z), __uint_as_float(b.bits.z), sum);
+  return fmaf(__uint_as_float(a.bits.w), __uint_as_float(b.bits.w), sum);
+}
 // A lane of 16 x 8 sums of products: of rows lane / 4 and 8 more, columns 2 (lane % 4) and the next. Neighbours of four
 // have rows lane / 4 and 8 more of the left side, lane / 4 of the right.
 #define MAMBA_PRODUCT(type, first, second)                                                                             \

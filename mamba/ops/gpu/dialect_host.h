@@ -103,6 +103,13 @@ MAMBA_FN MambaLine<T> mamba_weight_line(const From& from, int left) {
   return mamba_line<T, kWhole>(from, left);
 }
 template <typename T>
+MAMBA_FN float mamba_line_dot(const MambaLine<T>& a, const MambaLine<T>& b, float sum) {
+  for (int i = 0; i < a.kCount; ++i) {
+    sum = std::fma(a.numbers[i], b.numbers[i], sum);
+  }
+  return sum;
+}
+template <typename T>
 MAMBA_FN void mamba_tile_product(float (&sums)[4], const MambaLine<T>& low, const MambaLine<T>& high,
                                  const MambaLine<T>& right, int lane) {
   constexpr int kCount = MambaLine<T>::kCount;

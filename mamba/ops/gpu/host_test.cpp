@@ -91,35 +91,38 @@ TEST(HostDialect, MissingBarriersShow) {
   EXPECT_FALSE(mx::array_equal(got, given).item<bool>());
 }
 
-// 16 x 32 numbers times the transpose of 8 x 32, in each of two SIMD groups.
+// kRows x 32 numbers times the transpose of 8 x 32, in each of two SIMD groups.
+template <int kRows>
+void multiply(const host::Launch& launch) {
+  MAMBA_HOST_IN(in);
+  MAMBA_HOST_OUT(out);
+  const int lane = MAMBA_THREAD % 32;
+  const int simd = MAMBA_THREAD / 32;
+  const auto rows = in + simd * 24 * 32;
+  float sums[1][1][4];
+  mamba_tiles<mx::bfloat16_t, 1, 1, true, kRows == 1, false, 2>(rows, kRows, rows + 16 * 32, 8, 32, 0, 1, lane, sums);
+  MAMBA_SHARED(float, stage, 2 * kRows * 8);
+  mamba_stage_tiles<1, kRows>(sums[0], stage + simd * kRows * 8, lane);
+  MAMBA_BARRIER();
+  for (int i = lane; i < kRows * 8; i += 32) {
+    out[simd * kRows * 8 + i] = stage[simd * kRows * 8 + i];
+  }
+}
+
 TEST(HostDialect, TilesArePlainProducts) {
   const mx::array given = normal({2, 24 * 32}, 3);
-  mx::array got = mx::zeros({2, 128});
-  mx::eval(got);
-  const host::Launch two{{{"in", &given}}, {{"out", &got}}, {}, {1, 1, 1}, 64};
-  host::run(
-      [](const host::Launch& launch) {
-        MAMBA_HOST_IN(in);
-        MAMBA_HOST_OUT(out);
-        const int lane = MAMBA_THREAD % 32;
-        const int simd = MAMBA_THREAD / 32;
-        const auto rows = in + simd * 24 * 32;
-        float sums[1][1][4];
-        mamba_tiles<mx::bfloat16_t, 1, 1, true, false, 2>(rows, 16, rows + 16 * 32, 8, 32, 0, 1, lane, sums);
-        MAMBA_SHARED(float, stage, 256);
-        mamba_stage_tiles<1, 16>(sums[0], stage + simd * 128, lane);
-        MAMBA_BARRIER();
-        for (int i = lane; i < 128; i += 32) {
-          out[simd * 128 + i] = stage[simd * 128 + i];
-        }
-      },
-      two);
-  for (int simd = 0; simd < 2; ++simd) {
-    const mx::array all = mx::reshape(mx::slice(given, {simd, 0}, {simd + 1, 24 * 32}), {24, 32});
-    const mx::array want =
-        mx::matmul(mx::slice(all, {0, 0}, {16, 32}), mx::transpose(mx::slice(all, {16, 0}, {24, 32})));
-    const mx::array mine = mx::reshape(mx::slice(got, {simd, 0}, {simd + 1, 128}), {16, 8});
-    EXPECT_TRUE(mx::allclose(mine, want, 1e-5, 1e-5).item<bool>());
+  for (const int rows : {1, 16}) {
+    mx::array got = mx::zeros({2, rows * 8});
+    mx::eval(got);
+    const host::Launch two{{{"in", &given}}, {{"out", &got}}, {}, {1, 1, 1}, 64};
+    host::run(rows == 1 ? multiply<1> : multiply<16>, two);
+    for (int simd = 0; simd < 2; ++simd) {
+      const mx::array all = mx::reshape(mx::slice(given, {simd, 0}, {simd + 1, 24 * 32}), {24, 32});
+      const mx::array want =
+          mx::matmul(mx::slice(all, {0, 0}, {rows, 32}), mx::transpose(mx::slice(all, {16, 0}, {24, 32})));
+      const mx::array mine = mx::reshape(mx::slice(got, {simd, 0}, {simd + 1, rows * 8}), {rows, 8});
+      EXPECT_TRUE(mx::allclose(mine, want, 1e-5, 1e-5).item<bool>());
+    }
   }
 }
 

@@ -3,10 +3,11 @@
 
 // The numbers of `rows` rows of x times `columns` rows of weights, `length` long, that start with the given ones:
 // sums[m][n] is tile (m, n)'s part of the lane, as mamba_tile_product() has it. Part `part` of `parts` of the blocks of
-// the length, of which at most kMostDepth are on their way at once. kHigh: rows 8 to 15 of a tile may be there. kWhole:
-// lines lie on 16 bytes and are whole.
-template <typename T, int kRowTiles, int kColumnTiles, bool kHigh, bool kWhole, int kMostDepth, typename Rows,
-          typename Weights>
+// the length, of which at most kMostDepth are on their way at once. kHigh: rows 8 to 15 of a tile may be there. kDots:
+// x is one row, and its products with the weights are added up by lanes, without tiles. kWhole: lines lie on 16 bytes
+// and are whole.
+template <typename T, int kRowTiles, int kColumnTiles, bool kHigh, bool kDots, bool kWhole, int kMostDepth,
+          typename Rows, typename Weights>
 MAMBA_FN void mamba_tiles(Rows x, int rows, Weights weights, int columns, int length, int part, int parts, int lane,
                           MAMBA_PRIVATE float (&sums)[kRowTiles][kColumnTiles][4]) {
   constexpr int kLine = 16 / int(sizeof(T));
@@ -44,7 +45,7 @@ MAMBA_FN void mamba_tiles(Rows x, int rows, Weights weights, int columns, int le
       const int k = (block + d * parts) * 4 * kLine + lane % 4 * kLine;
       MAMBA_UNROLL
       for (int m = 0; m < kRowTiles; ++m) {
-        const int r = 16 * m + row;
+        const int r = kDots ? 0 : 16 * m + row;
         low[d][m] = mamba_line<T, kWhole>(x + (int64_t(r) * length + k), r < rows ? length - k : 0);
         high[d][m] = kHigh ? mamba_line<T, kWhole>(x + (int64_t(r + 8) * length + k), r + 8 < rows ? length - k : 0)
                            : mamba_no_line<T>();
@@ -57,10 +58,25 @@ MAMBA_FN void mamba_tiles(Rows x, int rows, Weights weights, int columns, int le
         for (int m = 0; m < kRowTiles; ++m) {
           MAMBA_UNROLL
           for (int n = 0; n < kColumnTiles; ++n) {
-            mamba_tile_product(sums[m][n], low[d][m], high[d][m], w[d][n], lane);
+            if constexpr (kDots) {
+              sums[m][n][0] = mamba_line_dot(low[d][m], w[d][n], sums[m][n][0]);
+            } else {
+              mamba_tile_product(sums[m][n], low[d][m], high[d][m], w[d][n], lane);
+            }
           }
         }
       }
+    }
+  }
+  if constexpr (kDots) {
+    // Four lanes have parts of a column; of a tile they have columns 2 (lane % 4) and the next.
+    MAMBA_UNROLL
+    for (int n = 0; n < kColumnTiles; ++n) {
+      float dot = sums[0][n][0];
+      dot += MAMBA_SHUFFLE_XOR(dot, 1);
+      dot += MAMBA_SHUFFLE_XOR(dot, 2);
+      sums[0][n][0] = MAMBA_SHUFFLE(dot, 8 * (lane % 4));
+      sums[0][n][1] = MAMBA_SHUFFLE(dot, 8 * (lane % 4) + 4);
     }
   }
 }

@@ -5,7 +5,6 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
-#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <vector>
@@ -26,10 +25,13 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kRegisters = 65536;  // of a multiprocessor, which has one group
-// Tiles of columns to a group: what shared memory holds and, of one sequence, registers.
-constexpr int kMostTiles = 3;
+// What a lane has registers for: lines of both sides of a product at a time, and tiles of columns.
+constexpr int kMostLines = 8;
 constexpr int kMostTilesOfOne = 8;
+constexpr int kMostWordTiles = 3;
+constexpr int kMostStates = 16;  // of a lane, in registers
 constexpr int kAheadBytes = 8 << 20;
+constexpr size_t kEarlyBytes = 12 << 20;
 // From more sequences on, a library's matrix products are worth their launches.
 constexpr int kMostSequences = 128;
 
@@ -60,46 +62,32 @@ int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
-// How many tiles of 8 of `rows` a group takes at once, so that the slowest group has the fewest.
-int best_tiles(int rows, int passes, int groups, int most) {
-  int best = 1;
+// How a group cuts a product of `columns` rows of weights with `batch` rows: what its SIMD groups read of both sides,
+// each for itself, and a fixed cost, are the least over the turns that all groups take. In rows, fitted to 12 cuts on
+// an H100.
+struct Cut {
+  int row_tiles = 1;
+  int row_parts = 1;
+  int tiles = 1;
+};
+Cut best_cut(int columns, int batch, int groups, int few) {
+  constexpr int kFixed = 16;
+  Cut best;
   int least = 0;
-  for (int tiles = 1; tiles <= most; ++tiles) {
-    const int cost = ceil_div(ceil_div(rows, 8 * tiles) * passes, groups) * tiles;
-    if (least == 0 || cost <= least) {
-      best = tiles;
-      least = cost;
+  for (int row_tiles = 1; row_tiles <= 2; ++row_tiles) {
+    for (int row_parts = 1; row_parts <= 2; ++row_parts) {
+      const int rows = 16 * row_tiles * row_parts;
+      for (int tiles = 1; tiles <= (few == 1 ? kMostTilesOfOne : kMostLines - 2 * row_tiles); ++tiles) {
+        const int tasks = ceil_div(columns, 8 * tiles) * ceil_div(batch, rows);
+        const int cost = ceil_div(tasks, groups) * (rows + 8 * tiles * row_parts + kFixed);
+        if (least == 0 || cost < least) {
+          best = {row_tiles, row_parts, tiles};
+          least = cost;
+        }
+      }
     }
   }
   return best;
-}
-
-step::ModelLaunch chosen(step::ModelLaunch launch, const ModelStepWeights& w, int batch, const mx::Stream& stream) {
-  const auto fill = [](int& field, int value) { field = field > 0 ? field : value; };
-  if (on_cpu(stream)) {
-    return launch.groups > 0 ? launch : step::kHostLaunch;
-  }
-  fill(launch.groups, multiprocessors());
-  fill(launch.threads, kThreads);
-  fill(launch.row_tiles, batch <= 32 ? 1 : 2);
-  fill(launch.row_parts, batch <= 16 ? 1 : 2);
-  const int passes = ceil_div(batch, 16 * launch.row_tiles * launch.row_parts);
-  fill(launch.few, batch == 1 ? 1 : batch <= 8 ? 8 : 16);
-  const int most = batch == 1 ? kMostTilesOfOne : kMostTiles;
-  fill(launch.in_tiles, best_tiles(w.in_proj.shape(1), passes, launch.groups, most));
-  fill(launch.out_tiles, best_tiles(w.out_proj.shape(1), passes, launch.groups, most));
-  fill(launch.word_row_tiles, batch <= 16 ? 1 : 2);
-  const int row_tasks = ceil_div(batch, 16 * launch.word_row_tiles);
-  const int warps = launch.groups * launch.threads / 32;
-  fill(launch.word_tiles, best_tiles(w.output.shape(0), row_tasks, warps, kMostTiles));
-  // Sequences to a SIMD group in the state's step: as few as give each group a turn. Their states are in registers.
-  const int per = ceil_div(w.A.shape(2), 4);
-  int sequences = 1;
-  while ((sequences + 1) * per <= 24 && ceil_div(w.A.shape(1), 8) * ceil_div(batch, sequences) > warps) {
-    ++sequences;
-  }
-  fill(launch.sequences, sequences);
-  return launch;
 }
 
 }  // namespace
@@ -116,6 +104,41 @@ bool can_step_model(int batch, const mx::Stream& stream) {
 
 namespace step {
 
+ModelLaunch best_launch(const ModelStepWeights& w, int batch, int groups) {
+  ModelLaunch launch;
+  launch.groups = groups;
+  launch.threads = kThreads;
+  launch.few = batch == 1 ? 1 : batch <= 8 ? 8 : 16;
+  const Cut in = best_cut(w.in_proj.shape(1), batch, launch.groups, launch.few);
+  const Cut out = best_cut(w.out_proj.shape(1), batch, launch.groups, launch.few);
+  launch.in_row_tiles = in.row_tiles;
+  launch.in_row_parts = in.row_parts;
+  launch.in_tiles = in.tiles;
+  launch.out_row_tiles = out.row_tiles;
+  launch.out_row_parts = out.row_parts;
+  launch.out_tiles = out.tiles;
+  const int warps = launch.groups * launch.threads / 32;
+  launch.word_row_tiles = batch <= 16 ? 1 : 2;
+  const int row_tasks = ceil_div(batch, 16 * launch.word_row_tiles);
+  launch.word_tiles = 1;
+  const auto cost_of_words = [&](int tiles) {
+    return ceil_div(ceil_div(w.output.shape(0), 8 * tiles) * row_tasks, warps) * tiles;
+  };
+  for (int tiles = 2; tiles <= kMostWordTiles; ++tiles) {
+    launch.word_tiles = cost_of_words(tiles) <= cost_of_words(launch.word_tiles) ? tiles : launch.word_tiles;
+  }
+  // Sequences to a SIMD group in the state's step, whose states are in registers.
+  const int pieces = ceil_div(w.A.shape(1), 8);
+  const auto cost_of_states = [&](int sequences) {
+    return ceil_div(pieces * ceil_div(batch, sequences), warps) * sequences;
+  };
+  launch.sequences = 1;
+  for (int more = 2; more <= batch && more * ceil_div(w.A.shape(2), 4) <= kMostStates; ++more) {
+    launch.sequences = cost_of_states(more) <= cost_of_states(launch.sequences) ? more : launch.sequences;
+  }
+  return launch;
+}
+
 ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx::array& ssm, const ModelStepWeights& w,
                        const ModelLaunch& wanted, const mx::Stream& stream) {
   static const gpu::Kernel kernel(
@@ -129,7 +152,8 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
   const int width = w.embeddings.shape(1);
   const int rank = w.dt_proj.shape(2);
   const mx::Dtype dtype = w.in_proj.dtype();
-  const ModelLaunch launch = chosen(wanted, w, batch, stream);
+  const ModelLaunch launch =
+      on_cpu(stream) ? (wanted.groups > 0 ? wanted : kHostLaunch) : best_launch(w, batch, multiprocessors());
   const int squares = ceil_div(width, 8 * launch.out_tiles) * ceil_div(8 * launch.out_tiles, 32);
   std::vector<mx::array> inputs = {tokens,
                                    w.embeddings,
@@ -151,6 +175,7 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
   for (size_t i = 1; i < inputs.size(); ++i) {
     inputs[i] = gpu::contiguous(inputs[i], stream);
   }
+  const size_t in_bytes = w.in_proj.nbytes() / static_cast<size_t>(w.in_proj.shape(0));
   const auto whole = [&](int length) { return length * static_cast<int>(dtype.size()) % 16 == 0; };
   const std::vector<mx::array> out = kernel(
       inputs,
@@ -165,9 +190,11 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
        {"Residual", w.residual_dtype},
        {"kThreads", launch.threads},
        {"kFew", launch.few},
-       {"kRowTiles", launch.row_tiles},
-       {"kRowParts", launch.row_parts},
+       {"kInRowTiles", launch.in_row_tiles},
+       {"kInRowParts", launch.in_row_parts},
        {"kInTiles", launch.in_tiles},
+       {"kOutRowTiles", launch.out_row_tiles},
+       {"kOutRowParts", launch.out_row_parts},
        {"kOutTiles", launch.out_tiles},
        {"kWordTiles", launch.word_tiles},
        {"kWordRowTiles", launch.word_row_tiles},
@@ -178,6 +205,8 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
        {"kWhole", whole(width) && whole(channels) && whole(rank) && states % 16 == 0},
        {"kHasConvBias", w.conv_bias.has_value()},
        {"kEpsBits", std::bit_cast<int>(w.eps)},
+       {"kDots", launch.few == 1 && dtype == mx::float32},
+       {"kEarly", launch.few <= 8 && in_bytes <= kEarlyBytes},
        {"kAhead", kAheadBytes / static_cast<int>(dtype.size())}},
       stream);
   return {out[0], out[1], out[2]};

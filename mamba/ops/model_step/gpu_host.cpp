@@ -12,8 +12,8 @@ namespace {
 namespace mx = mlx::core;
 using host::Launch;
 
-template <typename T, int kThreads, int kFew, int kRowTiles, int kRowParts, int kInTiles, int kOutTiles, int kWordTiles,
-          int kWordRowTiles, int kSequences, bool kWhole>
+template <typename T, int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles,
+          int kOutRowParts, int kOutTiles, int kWordTiles, int kWordRowTiles, int kSequences, bool kWhole>
 void model(const Launch& launch) {
   using Residual = float;
   constexpr int kTaps = 4;
@@ -44,15 +44,18 @@ void model(const Launch& launch) {
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
   MAMBA_HOST_INT(kAhead);
+  constexpr bool kDots = kFew == 1 && sizeof(T) == 4;
+  MAMBA_HOST_BOOL(kEarly);
 #include "mamba/ops/model_step/gpu_step.h"
 }
 
-template <int kThreads, int kFew, int kRowTiles, int kRowParts, int kInTiles, int kOutTiles, int kWordTiles,
-          int kWordRowTiles, int kSequences>
+template <int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles, int kOutRowParts,
+          int kOutTiles, int kWordTiles, int kWordRowTiles, int kSequences>
 bool run_model(const Launch& launch) {
   const auto is = [&](const char* name, int value) { return launch.constant(name) == value; };
-  if (!is("kThreads", kThreads) || !is("kFew", kFew) || !is("kRowTiles", kRowTiles) || !is("kRowParts", kRowParts) ||
-      !is("kInTiles", kInTiles) || !is("kOutTiles", kOutTiles) || !is("kWordTiles", kWordTiles) ||
+  if (!is("kThreads", kThreads) || !is("kFew", kFew) || !is("kInRowTiles", kInRowTiles) ||
+      !is("kInRowParts", kInRowParts) || !is("kInTiles", kInTiles) || !is("kOutRowTiles", kOutRowTiles) ||
+      !is("kOutRowParts", kOutRowParts) || !is("kOutTiles", kOutTiles) || !is("kWordTiles", kWordTiles) ||
       !is("kWordRowTiles", kWordRowTiles) || !is("kSequences", kSequences)) {
     return false;
   }
@@ -61,10 +64,10 @@ bool run_model(const Launch& launch) {
   const auto run = [&](auto t) {
     using T = decltype(t);
     const bool whole = launch.constant("kWhole") != 0;
-    host::run(whole ? model<T, kThreads, kFew, kRowTiles, kRowParts, kInTiles, kOutTiles, kWordTiles, kWordRowTiles,
-                            kSequences, true>
-                    : model<T, kThreads, kFew, kRowTiles, kRowParts, kInTiles, kOutTiles, kWordTiles, kWordRowTiles,
-                            kSequences, false>,
+    host::run(whole ? model<T, kThreads, kFew, kInRowTiles, kInRowParts, kInTiles, kOutRowTiles, kOutRowParts,
+                            kOutTiles, kWordTiles, kWordRowTiles, kSequences, true>
+                    : model<T, kThreads, kFew, kInRowTiles, kInRowParts, kInTiles, kOutRowTiles, kOutRowParts,
+                            kOutTiles, kWordTiles, kWordRowTiles, kSequences, false>,
               launch);
   };
   launch.constant("T") == static_cast<int>(mx::Dtype::Val::bfloat16) ? run(mx::bfloat16_t{}) : run(float{});
@@ -79,9 +82,9 @@ namespace mamba::ops::step {
 void use_host_model_kernel() {
   gpu::set_host_body("mamba_model_step", [](const gpu::host::Launch& launch) {
     namespace dialect = gpu::dialect;
-    const bool ran = dialect::run_model<64, 1, 1, 1, 5, 7, 1, 1, 1>(launch) ||
-                     dialect::run_model<64, 8, 1, 1, 1, 3, 2, 1, 1>(launch) ||
-                     dialect::run_model<128, 16, 2, 2, 3, 1, 1, 3, 4>(launch);
+    const bool ran = dialect::run_model<64, 1, 1, 1, 5, 1, 1, 7, 1, 1, 1>(launch) ||
+                     dialect::run_model<64, 8, 1, 1, 1, 1, 1, 3, 2, 1, 1>(launch) ||
+                     dialect::run_model<128, 16, 2, 2, 3, 1, 1, 2, 1, 3, 4>(launch);
     check(ran, "the host has no models cut like that");
   });
 }

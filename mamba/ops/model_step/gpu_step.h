@@ -3,35 +3,39 @@
 //
 //   0. h = the tokens' embeddings
 //   and for each layer, x being h times the norm's weights, whose factor is applied to the products:
-//   1. xz = in_proj(x), then the convolution of x      8 kInTiles rows of weights to a group
+//   1. xz = in_proj(x), then the convolution of x      8 kInTiles rows of weights and kInRows sequences to a group
 //   2. dt, B and C = x_proj(u)                         8 rows of weights and 16 sequences to a group
 //   3. dt_proj, the state's step, skip and gate        8 channels of kSequences to a SIMD group, 4 lanes to a channel
-//   4. h += out_proj(y), x and parts of its squares    8 kOutTiles rows to a group
+//   4. h += out_proj(y), x and parts of its squares    8 kOutTiles rows and kOutRows sequences to a group
 //   5. logits of x                                     8 kWordTiles words to a SIMD group
 //
-// The SIMD groups of a group share the length of the products 1, 2 and 4, and their rows in kRowParts parts. While few
-// groups have work in phase 2, the others bring what the next two phases need into the cache. What a phase's end needs
-// is asked for before its products, where there are registers for it.
+// The SIMD groups of a group share the length of the products 1, 2 and 4, and their sequences in k{In,Out}RowParts
+// parts. While few groups have work in phase 2, the others bring what the next two phases need into the cache; kEarly:
+// and what the next layer begins with, which otherwise waits for phase 3. What a phase's end needs is asked for before
+// its products, where there are registers for it. kDots: products of the one sequence are dot products (tiles.h).
 constexpr int kWarps = kThreads / 32;
-constexpr int kParts = kWarps / kRowParts;
-constexpr int kRows = 16 * kRowTiles * kRowParts;
+constexpr int kInParts = kWarps / kInRowParts;
+constexpr int kInRows = 16 * kInRowTiles * kInRowParts;
+constexpr int kOutParts = kWarps / kOutRowParts;
+constexpr int kOutRows = 16 * kOutRowTiles * kOutRowParts;
 constexpr int kBefore = kTaps - 1;
 // kFew: 1 where there is one sequence, 8 where there are no more, else 16.
 constexpr bool kHigh = kFew > 8;
 constexpr int kStaged = kFew == 1 ? 1 : 16;  // rows of a tile
 // At the end of a product of tiles a SIMD group has some rows, 32 columns at most; more columns only of a single row.
-constexpr int kUnitRows = kFew == 1 ? 1 : 16 * kRowParts;
+constexpr int kInUnitRows = kFew == 1 ? 1 : 16 * kInRowParts;
+constexpr int kOutUnitRows = kFew == 1 ? 1 : 16 * kOutRowParts;
 constexpr int kInChunks = (8 * kInTiles + 31) / 32;
-constexpr int kInUnits = (kUnitRows * kInChunks + kWarps - 1) / kWarps;
+constexpr int kInUnits = (kInUnitRows * kInChunks + kWarps - 1) / kWarps;
 constexpr int kOutChunks = (8 * kOutTiles + 31) / 32;
-constexpr int kOutUnits = (kUnitRows * kOutChunks + kWarps - 1) / kWarps;
+constexpr int kOutUnits = (kOutUnitRows * kOutChunks + kWarps - 1) / kWarps;
 constexpr int kMostTiles = kInTiles > kOutTiles ? kInTiles : kOutTiles;
-constexpr int kProductTurn = kRowTiles == 1 ? 1 : 0;
+constexpr int kInProductTurn = kInRowTiles == 1 ? 1 : 0;
+constexpr int kOutProductTurn = kOutRowTiles == 1 ? 1 : 0;
 constexpr int kSize = int(sizeof(T));
 constexpr int64_t kMostStateBytes = 2 << 20;
 constexpr float kLog2e = 1.44269504f;
 MAMBA_SHARED(float, stage, kWarps* kStaged * 8 * kMostTiles);
-MAMBA_SHARED(float, scratch, kWarps);
 const int layers = A_shape[0];
 const int batch = ssm_shape[1];
 const int channels = A_shape[1];
@@ -44,11 +48,14 @@ const float eps = mamba_float_of_bits(kEpsBits);
 const int thread = MAMBA_THREAD;
 const int lane = thread % 32;
 const int warp = thread / 32;
-const int part = warp % kParts;
-const int row_part = warp / kParts;
+const int in_part = warp % kInParts;
+const int in_row_part = warp / kInParts;
+const int out_part = warp % kOutParts;
+const int out_row_part = warp / kOutParts;
 const int me = MAMBA_GROUP_X;
 const int all = MAMBA_GROUPS_X;
-const int passes = (batch + kRows - 1) / kRows;
+const int in_passes = (batch + kInRows - 1) / kInRows;
+const int out_passes = (batch + kOutRows - 1) / kOutRows;
 const int out_tasks = (width + 8 * kOutTiles - 1) / (8 * kOutTiles);
 const int squares_apart = out_tasks * kOutChunks;  // parts of a row's sum of squares
 // What lies in `numbers`, each row by row: the products' left sides, and z.
@@ -62,8 +69,8 @@ const auto dt_rows = y + wide;
 const auto B_C = floats;
 const auto squares = B_C + int64_t(batch) * 2 * states;
 
-mamba_fetch_ahead(in_proj, int64_t(2) * channels * width < kAhead ? int64_t(2) * channels * width : kAhead, kSize,
-                  me + thread * all, all* kThreads);
+const auto at_most = [&](int64_t count) { return count < kAhead ? count : int64_t(kAhead); };
+mamba_fetch_ahead(in_proj, at_most(int64_t(2) * channels * width), kSize, me + thread * all, all* kThreads);
 for (int b = me; b < batch; b += all) {
   const int64_t from = int64_t(int(tokens[b * tokens_strides[0]])) * width;
   float sum = 0.0f;
@@ -73,7 +80,7 @@ for (int b = me; b < batch; b += all) {
     x[int64_t(b) * width + i] = T(float(value) * float(norm[i]));
     sum = mamba_fma(float(value), float(value), sum);
   }
-  sum = mamba_group_sum<kThreads>(sum, thread, scratch);
+  sum = mamba_group_sum<kThreads>(sum, thread, stage);
   for (int i = thread; i < squares_apart; i += kThreads) {
     squares[b * squares_apart + i] = i == 0 ? sum : 0.0f;
   }
@@ -83,37 +90,37 @@ MAMBA_GRID_BARRIER(counter);
 for (int layer = 0; layer < layers; ++layer) {
   const int64_t at_layer = int64_t(layer) * channels;
   const int in_tasks = (2 * channels + 8 * kInTiles - 1) / (8 * kInTiles);
-  for (int task = me; task < in_tasks * passes; task += all) {
+  for (int task = me; task < in_tasks * in_passes; task += all) {
     const int column = task % in_tasks * (8 * kInTiles);
-    const int row = task / in_tasks * kRows;
-    const int first = row + 16 * kRowTiles * row_part;
+    const int row = task / in_tasks * kInRows;
+    const int first = row + 16 * kInRowTiles * in_row_part;
     const int at_column = warp % kInChunks * 32 + lane;
     const int n = column + at_column;
     const bool real = at_column < 8 * kInTiles && n < 2 * channels;
     const bool is_u = real && n < channels;
-    float sums[kRowTiles][kInTiles][4];
-    float parts[kRowTiles][kInUnits][kSquares];
-    T before[kRowTiles][kInUnits][kTaps];
+    float sums[kInRowTiles][kInTiles][4];
+    float parts[kInRowTiles][kInUnits][kSquares];
+    T before[kInRowTiles][kInUnits][kTaps];
     float weight[kTaps];
     const float bias = kHasConvBias && is_u ? float(conv_bias[at_layer + n]) : 0.0f;
     MAMBA_UNROLL
     for (int turn = 0; turn < 2; ++turn) {
-      if (turn == kProductTurn) {
-        mamba_tiles<T, kRowTiles, kInTiles, kHigh, kWhole, 6>(x + int64_t(first) * width, batch - first,
-                                                              in_proj + (2 * at_layer + column) * width,
-                                                              2 * channels - column, width, part, kParts, lane, sums);
+      if (turn == kInProductTurn) {
+        mamba_tiles<T, kInRowTiles, kInTiles, kHigh, kDots, kWhole, 6>(
+            x + int64_t(first) * width, batch - first, in_proj + (2 * at_layer + column) * width, 2 * channels - column,
+            width, in_part, kInParts, lane, sums);
       } else {
         MAMBA_UNROLL
         for (int k = 0; k < kTaps; ++k) {
           weight[k] = is_u ? float(conv_weight[(at_layer + n) * kTaps + k]) : 0.0f;
         }
         MAMBA_UNROLL
-        for (int m = 0; m < kRowTiles; ++m) {
+        for (int m = 0; m < kInRowTiles; ++m) {
           MAMBA_UNROLL
           for (int j = 0; j < kInUnits; ++j) {
             const int r = (warp + j * kWarps) / kInChunks;
-            const int b = row + (r / 16 * kRowTiles + m) * 16 + r % 16;
-            const bool there = r < kUnitRows && b < batch;
+            const int b = row + (r / 16 * kInRowTiles + m) * 16 + r % 16;
+            const bool there = r < kInUnitRows && b < batch;
             MAMBA_UNROLL
             for (int i = 0; i < kSquares; ++i) {
               parts[m][j][i] =
@@ -129,19 +136,19 @@ for (int layer = 0; layer < layers; ++layer) {
       }
     }
     MAMBA_UNROLL
-    for (int m = 0; m < kRowTiles; ++m) {
-      mamba_stage_tiles<kInTiles, kStaged>(sums[m], stage + (part * kRowParts + row_part) * (kStaged * 8 * kInTiles),
-                                           lane);
+    for (int m = 0; m < kInRowTiles; ++m) {
+      mamba_stage_tiles<kInTiles, kStaged>(
+          sums[m], stage + (in_part * kInRowParts + in_row_part) * (kStaged * 8 * kInTiles), lane);
       MAMBA_BARRIER();
       MAMBA_UNROLL
       for (int j = 0; j < kInUnits; ++j) {
         const int r = (warp + j * kWarps) / kInChunks;
-        const int b = row + (r / 16 * kRowTiles + m) * 16 + r % 16;
-        if (r < kUnitRows && b < batch) {
+        const int b = row + (r / 16 * kInRowTiles + m) * 16 + r % 16;
+        if (r < kInUnitRows && b < batch) {
           const float scale = mamba_scale_of<kSquares>(parts[m][j], width, eps);
           if (real) {
-            const T value = T(scale * mamba_sum_staged<kParts>(stage + r * (8 * kInTiles) + at_column,
-                                                               kRowParts * kStaged * 8 * kInTiles));
+            const T value = T(scale * mamba_sum_staged<kInParts>(stage + r * (8 * kInTiles) + at_column,
+                                                                 kInRowParts * kStaged * 8 * kInTiles));
             if (is_u) {
               const float sum = mamba_conv_step<kTaps, T>(
                   weight, before[m][j], 1, conv_after + ((int64_t(layer) * batch + b) * kBefore * channels + n),
@@ -158,6 +165,19 @@ for (int layer = 0; layer < layers; ++layer) {
   }
   MAMBA_GRID_BARRIER(counter);
 
+  // What the next layer begins with.
+  const auto fetch_next = [&](int fetcher, int fetchers) {
+    if (layer + 1 < layers) {
+      const int64_t before = int64_t(batch) * channels * kBefore;
+      mamba_fetch_ahead(in_proj + 2 * (at_layer + channels) * width, at_most(int64_t(2) * channels * width), kSize,
+                        fetcher, fetchers);
+      mamba_fetch_ahead(x_proj + (at_layer + channels) * projected, int64_t(projected) * channels, kSize, fetcher,
+                        fetchers);
+      mamba_fetch_ahead(conv + (layer + 1) * before, before, kSize, fetcher, fetchers);
+    } else {
+      mamba_fetch_ahead(output, at_most(int64_t(words) * width), kSize, fetcher, fetchers);
+    }
+  };
   {
     const int column_tasks = (projected + 7) / 8;
     const int tasks = column_tasks * ((batch + 15) / 16);
@@ -173,17 +193,18 @@ for (int layer = 0; layer < layers; ++layer) {
       }
       mamba_fetch_ahead(A + at_layer * states, int64_t(channels) * states, 4, fetcher, fetchers);
       mamba_fetch_ahead(dt_proj + at_layer * rank, int64_t(channels) * rank, kSize, fetcher, fetchers);
-      mamba_fetch_ahead(out_proj + at_layer * width,
-                        int64_t(width) * channels < kAhead ? int64_t(width) * channels : kAhead, kSize, fetcher,
-                        fetchers);
+      mamba_fetch_ahead(out_proj + at_layer * width, at_most(int64_t(width) * channels), kSize, fetcher, fetchers);
+      if (kEarly) {
+        fetch_next(fetcher, fetchers);
+      }
     }
     for (int task = me; task < tasks; task += all) {
       const int column = task % column_tasks * 8;
       const int row = task / column_tasks * 16;
       float sums[1][1][4];
-      mamba_tiles<T, 1, 1, kHigh, kWhole, 6>(u + int64_t(row) * channels, batch - row,
-                                             x_proj + (int64_t(layer) * projected + column) * channels,
-                                             projected - column, channels, warp, kWarps, lane, sums);
+      mamba_tiles<T, 1, 1, kHigh, kDots, kWhole, 6>(u + int64_t(row) * channels, batch - row,
+                                                    x_proj + (int64_t(layer) * projected + column) * channels,
+                                                    projected - column, channels, warp, kWarps, lane, sums);
       mamba_stage_tiles<1, kStaged>(sums[0], stage + warp * (8 * kStaged), lane);
       MAMBA_BARRIER();
       for (int i = thread; i < 8 * kStaged; i += kThreads) {
@@ -234,11 +255,13 @@ for (int layer = 0; layer < layers; ++layer) {
         bias[i] = float(dt_bias[at_layer + d]);
       }
       float dts[1][1][4];
-      mamba_tiles<T, 1, 1, false, kWhole, 3>(
+      mamba_tiles<T, 1, 1, false, kDots && kSequences == 1, kWhole, 3>(
           dt_rows + int64_t(row) * rank, batch - row < kSequences ? batch - row : kSequences,
           dt_proj + (at_layer + first_channel) * rank, channels - first_channel, rank, 0, 1, lane, dts);
       const float even = mamba_softplus(float(T(dts[0][0][0])) + bias[0]);
       const float odd = mamba_softplus(float(T(dts[0][0][1])) + bias[1]);
+      // Nothing is stored before all is loaded: the compiler leaves the order of the two as it is.
+      float dots[kSequences];
       MAMBA_UNROLL
       for (int r = 0; r < kSequences; ++r) {
         const int b = row + r < batch ? row + r : batch - 1;
@@ -257,81 +280,72 @@ for (int layer = 0; layer < layers; ++layer) {
         }
         sum += MAMBA_SHUFFLE_XOR(sum, 1);
         sum += MAMBA_SHUFFLE_XOR(sum, 2);
-        if (real && row + r < batch) {
+        dots[r] = sum;
+      }
+      MAMBA_UNROLL
+      for (int r = 0; r < kSequences; ++r) {
+        const int b = row + r;
+        if (real && b < batch) {
           mamba_store_states<kPer, kWhole>(
               ssm_after + (((int64_t(layer) * batch + b) * channels + c) * states + slice * kPer),
               states - slice * kPer, state[r]);
           if (slice == 0) {
-            y[int64_t(b) * channels + c] = T(mamba_fma(skip, input[r], sum) * mamba_silu(gate[r]));
+            y[int64_t(b) * channels + c] = T(mamba_fma(skip, input[r], dots[r]) * mamba_silu(gate[r]));
           }
         }
       }
     }
   }
-  {
-    // What the next layer begins with, once nothing of this phase is held up by it.
-    const int fetcher = me + thread * all;
-    const int fetchers = all * kThreads;
-    if (layer + 1 < layers) {
-      const int64_t rows = int64_t(batch) * channels;
-      mamba_fetch_ahead(in_proj + 2 * (at_layer + channels) * width,
-                        int64_t(2) * channels * width < kAhead ? int64_t(2) * channels * width : kAhead, kSize, fetcher,
-                        fetchers);
-      mamba_fetch_ahead(x_proj + (at_layer + channels) * projected, int64_t(projected) * channels, kSize, fetcher,
-                        fetchers);
-      mamba_fetch_ahead(conv + (layer + 1) * rows * kBefore, rows * kBefore, kSize, fetcher, fetchers);
-    } else {
-      mamba_fetch_ahead(output, int64_t(words) * width < kAhead ? int64_t(words) * width : kAhead, kSize, fetcher,
-                        fetchers);
-    }
+  if (!kEarly) {  // Once nothing of this phase is held up by it.
+    fetch_next(me + thread * all, all * kThreads);
   }
   MAMBA_GRID_BARRIER(counter);
 
-  for (int task = me; task < out_tasks * passes; task += all) {
+  for (int task = me; task < out_tasks * out_passes; task += all) {
     const int column = task % out_tasks * (8 * kOutTiles);
-    const int row = task / out_tasks * kRows;
-    const int first = row + 16 * kRowTiles * row_part;
+    const int row = task / out_tasks * kOutRows;
+    const int first = row + 16 * kOutRowTiles * out_row_part;
     const int at_column = warp % kOutChunks * 32 + lane;
     const int n = column + at_column;
     const bool real = at_column < 8 * kOutTiles && n < width;
-    float sums[kRowTiles][kOutTiles][4];
-    float before[kRowTiles][kOutUnits];
+    float sums[kOutRowTiles][kOutTiles][4];
+    float before[kOutRowTiles][kOutUnits];
     float factor = 0.0f;
     MAMBA_UNROLL
     for (int turn = 0; turn < 2; ++turn) {
-      if (turn == kProductTurn) {
-        mamba_tiles<T, kRowTiles, kOutTiles, kHigh, kWhole, 6>(y + int64_t(first) * channels, batch - first,
-                                                               out_proj + (int64_t(layer) * width + column) * channels,
-                                                               width - column, channels, part, kParts, lane, sums);
+      if (turn == kOutProductTurn) {
+        mamba_tiles<T, kOutRowTiles, kOutTiles, kHigh, kDots, kWhole, 6>(
+            y + int64_t(first) * channels, batch - first, out_proj + (int64_t(layer) * width + column) * channels,
+            width - column, channels, out_part, kOutParts, lane, sums);
       } else {
         if (real) {
           factor = layer + 1 < layers ? float(norm[int64_t(layer + 1) * width + n]) : float(norm_f[n]);
         }
         MAMBA_UNROLL
-        for (int m = 0; m < kRowTiles; ++m) {
+        for (int m = 0; m < kOutRowTiles; ++m) {
           MAMBA_UNROLL
           for (int j = 0; j < kOutUnits; ++j) {
             const int r = (warp + j * kWarps) / kOutChunks;
-            const int b = row + (r / 16 * kRowTiles + m) * 16 + r % 16;
-            before[m][j] = real && r < kUnitRows && b < batch ? float(h[int64_t(b) * width + n]) : 0.0f;
+            const int b = row + (r / 16 * kOutRowTiles + m) * 16 + r % 16;
+            before[m][j] = real && r < kOutUnitRows && b < batch ? float(h[int64_t(b) * width + n]) : 0.0f;
           }
         }
       }
     }
     MAMBA_UNROLL
-    for (int m = 0; m < kRowTiles; ++m) {
-      mamba_stage_tiles<kOutTiles, kStaged>(sums[m], stage + (part * kRowParts + row_part) * (kStaged * 8 * kOutTiles),
-                                            lane);
+    for (int m = 0; m < kOutRowTiles; ++m) {
+      mamba_stage_tiles<kOutTiles, kStaged>(
+          sums[m], stage + (out_part * kOutRowParts + out_row_part) * (kStaged * 8 * kOutTiles), lane);
       MAMBA_BARRIER();
       MAMBA_UNROLL
       for (int j = 0; j < kOutUnits; ++j) {
         const int r = (warp + j * kWarps) / kOutChunks;
-        const int b = row + (r / 16 * kRowTiles + m) * 16 + r % 16;
-        if (r < kUnitRows && b < batch) {
+        const int b = row + (r / 16 * kOutRowTiles + m) * 16 + r % 16;
+        if (r < kOutUnitRows && b < batch) {
           float square = 0.0f;
           if (real) {
-            const T dot = T(
-                mamba_sum_staged<kParts>(stage + r * (8 * kOutTiles) + at_column, kRowParts * kStaged * 8 * kOutTiles));
+            const T dot = T(mamba_sum_staged<kOutParts>(stage + r * (8 * kOutTiles) + at_column,
+                                                        kOutRowParts * kStaged * 8 * kOutTiles));
             const Residual value = Residual(before[m][j] + float(dot));
             h[int64_t(b) * width + n] = value;
             x[int64_t(b) * width + n] = T(float(value) * factor);
@@ -353,29 +367,32 @@ for (int layer = 0; layer < layers; ++layer) {
 }
 
 {
+  // The norm's factors of all rows.
+  for (int b = warp; b < batch; b += kWarps) {
+    float parts[kSquares];
+    MAMBA_UNROLL
+    for (int i = 0; i < kSquares; ++i) {
+      parts[i] = lane + 32 * i < squares_apart ? float(squares[b * squares_apart + lane + 32 * i]) : 0.0f;
+    }
+    const float scale = mamba_scale_of<kSquares>(parts, width, eps);
+    if (lane == 0) {
+      stage[b] = scale;
+    }
+  }
+  MAMBA_BARRIER();
   const int row_tasks = (batch + 16 * kWordRowTiles - 1) / (16 * kWordRowTiles);
   const int word_tasks = (words + 8 * kWordTiles - 1) / (8 * kWordTiles);
   for (int task = me * kWarps + warp; task < word_tasks * row_tasks; task += all * kWarps) {
     const int row = task % row_tasks * (16 * kWordRowTiles);
     const int column = task / row_tasks * (8 * kWordTiles);
     float sums[kWordRowTiles][kWordTiles][4];
-    mamba_tiles<T, kWordRowTiles, kWordTiles, kHigh, kWhole, 6>(x + int64_t(row) * width, batch - row,
-                                                                output + int64_t(column) * width, words - column, width,
-                                                                0, 1, lane, sums);
+    mamba_tiles<T, kWordRowTiles, kWordTiles, kHigh, kDots, kWhole, 6>(x + int64_t(row) * width, batch - row,
+                                                                       output + int64_t(column) * width, words - column,
+                                                                       width, 0, 1, lane, sums);
     MAMBA_UNROLL
     for (int m = 0; m < 2 * kWordRowTiles; ++m) {
-      // Four lanes to a row, as the sums lie.
       const int b = row + 8 * m + lane / 4;
-      float square = 0.0f;
-      if (b < batch) {
-        MAMBA_NO_UNROLL
-        for (int i = lane % 4; i < squares_apart; i += 4) {
-          square += float(squares[b * squares_apart + i]);
-        }
-      }
-      square += MAMBA_SHUFFLE_XOR(square, 1);
-      square += MAMBA_SHUFFLE_XOR(square, 2);
-      const float scale = mamba_rsqrt(square / float(width) + eps);
+      const float scale = b < batch ? stage[b] : 0.0f;
       MAMBA_UNROLL
       for (int n = 0; n < kWordTiles; ++n) {
         MAMBA_UNROLL

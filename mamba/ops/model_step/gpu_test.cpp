@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <mlx/ops.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -63,9 +64,9 @@ Problem problem_of(const Case& c, bool has_bias = true) {
                       .residual_dtype = mx::float32}};
 }
 
-constexpr step::ModelLaunch kOneRow = {2, 64, 1, 1, 1, 5, 7, 1, 1, 1};
+constexpr step::ModelLaunch kOneRow = {2, 64, 1, 1, 1, 5, 1, 1, 7, 1, 1, 1};
 constexpr step::ModelLaunch kFewRows = step::kHostLaunch;  // up to 8
-constexpr step::ModelLaunch kManyRows = {2, 128, 16, 2, 2, 3, 1, 1, 3, 4};
+constexpr step::ModelLaunch kManyRows = {2, 128, 16, 2, 2, 3, 1, 1, 2, 1, 3, 4};
 
 void expect_reference(const Case& c, const step::ModelLaunch& launch, double tolerance) {
   SCOPED_TRACE(::testing::Message() << "batch " << c.batch << " width " << c.width << " groups " << launch.groups);
@@ -135,6 +136,34 @@ TEST(ModelStepGpu, StepsFollowOneAnother) {
     q.ssm = want.ssm;
     // As choose_token() gives them: the ids in the first column.
     p.tokens = q.tokens = mx::array({5 + t, 99, 40 - t, 99}, {2, 2}, mx::int32);
+  }
+}
+
+// What the kernel's source takes for granted of how a launch is cut.
+TEST(ModelStepGpu, LaunchesFitTheDevice) {
+  for (const int width : {96, 768, 1024, 1536, 2048, 2560}) {
+    const Problem p = problem_of({1, 1, width, 2 * width, 16, width / 16, mx::bfloat16});
+    for (int batch = 1; batch <= 128; ++batch) {
+      for (const int groups : {20, 132}) {
+        SCOPED_TRACE(::testing::Message() << "batch " << batch << " width " << width << " groups " << groups);
+        const step::ModelLaunch l = step::best_launch(p.weights, batch, groups);
+        const int warps = l.threads / 32;
+        const int rows = l.few == 1 ? 1 : 16;
+        EXPECT_EQ(l.few == 1, batch == 1);
+        EXPECT_EQ(l.few <= 8, batch <= 8);
+        if (l.few == 1) {
+          EXPECT_EQ(l.in_row_tiles * l.in_row_parts * l.out_row_tiles * l.out_row_parts * l.word_row_tiles, 1);
+        }
+        for (const int tiles : {l.in_tiles, l.out_tiles}) {
+          EXPECT_GE(tiles, 1);
+          EXPECT_EQ(warps % ((8 * tiles + 31) / 32), 0) << "SIMD groups keep their columns";
+          EXPECT_LE(warps * rows * 8 * tiles * 4, 48 << 10) << "shared memory";
+        }
+        EXPECT_GE(warps * rows * 8, batch) << "factors of rows lie where tiles do";
+        EXPECT_LE(l.sequences, std::min(batch, 8)) << "rows of a tile";
+        EXPECT_EQ(l.groups, groups);
+      }
+    }
   }
 }
 
