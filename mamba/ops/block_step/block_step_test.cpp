@@ -172,6 +172,19 @@ TEST(BlockStep, DoesNotDependOnTheNumberOfThreads) {
   }
 }
 
+TEST(BlockStep, WritesStatesInPlaceWhereNobodyHoldsThem) {
+  Problem p = problem_of({2, 48, 96, 16, 3, 4, mx::bfloat16});
+  mx::eval(p.h, p.conv, p.ssm);
+  const auto memory = [](const mx::array& h, const mx::array& conv, const mx::array& ssm) {
+    return std::vector<const void*>{h.data<void>(), conv.data<void>(), ssm.data<void>()};
+  };
+  const std::vector<const void*> before = memory(p.h, p.conv, p.ssm);
+  const StepOutputs out = cpu_block_step(p.h, p.conv, p.ssm, p.weights, cpu());
+  p.h = p.conv = p.ssm = mx::array(0.0f);
+  mx::eval(out.y, out.conv, out.ssm);
+  EXPECT_EQ(memory(out.y, out.conv, out.ssm), before);
+}
+
 // States that nobody else holds are written in place; those that somebody holds stay as they are.
 TEST(BlockStep, LeavesStatesThatAreHeld) {
   const Problem p = problem_of({2, 48, 96, 16, 3, 4, mx::float32});

@@ -196,17 +196,17 @@ class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
       return array;
     };
     const auto job = std::make_shared<Job>();
-    const mx::array h = input();
-    const mx::array conv = input();
-    const mx::array ssm = input();
+    // Copies of these three would keep their memory from being taken over.
+    const mx::array& h = inputs[0];
+    const void* const h_data = input().data<void>();
     step::Channels& c = job->channels;
+    c.conv = input().data<void>();
+    c.ssm = input().data<float>();
     c.batch = h.shape(0);
-    c.channels = ssm.shape(1);
-    c.states = ssm.shape(2);
-    c.taps = conv.shape(1) + 1;
-    c.element = cpu::element_of(conv);
-    c.conv = conv.data<void>();
-    c.ssm = ssm.data<float>();
+    c.channels = inputs[2].shape(1);
+    c.states = inputs[2].shape(2);
+    c.taps = inputs[1].shape(1) + 1;
+    c.element = cpu::element_of(inputs[1]);
 
     norm::Inputs& norm = job->norm;
     norm.batch = 1;
@@ -214,7 +214,7 @@ class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
     norm.channels = h.shape(1);
     norm.eps = settings_.eps;
     norm.element = cpu::element_of(h);
-    norm.x = {h.data<void>(), 0, h.shape(1)};
+    norm.x = {h_data, 0, h.shape(1)};
     norm.weight = cpu::numbers_of(input());
     norm.wide_weight = norm.weight.element == cpu::Element::kFloat32 ? nullptr : workspace(norm.channels, encoder);
 
@@ -237,7 +237,13 @@ class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
     }
     c.rank = job->matrices[2]->k;
 
-    // A step reads the states once and writes them once: in place where nobody else holds them.
+    // A step reads the states once and writes them once: in place where nobody else holds them. Each output has a list
+    // of the inputs, and those of the others, which MLX is about to clear, would hold them.
+    for (mx::array& out : outputs) {
+      if (&out.inputs() != &inputs && !out.is_tracer()) {
+        out.inputs().clear();
+      }
+    }
     for (size_t i = 0; i < 3; ++i) {
       if (!take_over(inputs[i], outputs[i])) {
         allocate(outputs[i]);
@@ -250,7 +256,7 @@ class BlockStep : public cpu::CpuNode<BlockStep, Settings> {
                 .width = norm.channels,
                 .h_element = norm.element,
                 .out_element = c.element,
-                .h = h.data<void>(),
+                .h = h_data,
                 .out = nullptr,
                 .to = outputs[0].data<void>()};
     job->reserve();

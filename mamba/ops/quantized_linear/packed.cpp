@@ -83,7 +83,26 @@ void move_word(const uint8_t* from, uint8_t* to, const Convert& convert) {
   std::memcpy(to, &word, sizeof(word));
 }
 
-constexpr int64_t kBlocksAtOnce = 4;  // a few microseconds
+// Calls body(block, convert) for every block, where `convert` takes a word to the form that it has in tiles or, `back`,
+// from it.
+template <typename Body>
+void for_each_block(const Packed& format, bool back, const Body& body) {
+  constexpr int64_t kBlocksAtOnce = 4;  // some microseconds
+  const auto with = [&](const auto& convert) {
+    parallel_for(format.blocks(), kBlocksAtOnce, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        body(block, convert);
+      }
+    });
+  };
+  if (format.bits == 4) {
+    with([](uint32_t word) { return word; });
+  } else if (back) {
+    with([](uint32_t word) { return quantized_detail::plain_codes(word); });
+  } else {
+    with([](uint32_t word) { return quantized_detail::sign_and_magnitude(word); });
+  }
+}
 
 }  // namespace
 
@@ -105,24 +124,15 @@ void pack(const QuantizedWeight& weight, std::byte* to) {
   const Packed packed = packed_of(weight);
   const Parts<const uint8_t> parts{codes.data<uint8_t>(), scales.data<uint8_t>(), biases.data<uint8_t>()};
   const auto size = static_cast<size_t>(linear_detail::size_of(packed.type));
-  const auto with_codes = [&](const auto& convert) {
-    parallel_for(packed.blocks(), kBlocksAtOnce, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        auto* const tiles = reinterpret_cast<uint8_t*>(to) + block * packed.block_bytes();
-        if ((block + 1) * Packed::kColumns > packed.n) {
-          std::memset(tiles, 0, static_cast<size_t>(packed.block_bytes()));
-        }
-        walk_block(
-            packed, parts, block, tiles, [&](const uint8_t* p, uint8_t* tile) { move_word(p, tile, convert); },
-            [&](const uint8_t* p, uint8_t* tile) { std::memcpy(tile, p, size); });
-      }
-    });
-  };
-  if (packed.bits == 8) {
-    with_codes([](uint32_t word) { return quantized_detail::sign_and_magnitude(word); });
-  } else {
-    with_codes([](uint32_t word) { return word; });
-  }
+  for_each_block(packed, false, [&](int64_t block, const auto& convert) {
+    auto* const tiles = reinterpret_cast<uint8_t*>(to) + block * packed.block_bytes();
+    if ((block + 1) * Packed::kColumns > packed.n) {
+      std::memset(tiles, 0, static_cast<size_t>(packed.block_bytes()));
+    }
+    walk_block(
+        packed, parts, block, tiles, [&](const uint8_t* p, uint8_t* tile) { move_word(p, tile, convert); },
+        [&](const uint8_t* p, uint8_t* tile) { std::memcpy(tile, p, size); });
+  });
 }
 
 QuantizedWeight unpack(const PackedWeight& weight) {
@@ -143,21 +153,12 @@ QuantizedWeight unpack(const PackedWeight& weight) {
                       .bits = weight.bits};
   const Parts<uint8_t> parts{out.codes.data<uint8_t>(), out.scales.data<uint8_t>(), out.biases.data<uint8_t>()};
   const auto size = static_cast<size_t>(linear_detail::size_of(packed.type));
-  const auto with_codes = [&](const auto& convert) {
-    parallel_for(packed.blocks(), kBlocksAtOnce, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        walk_block(
-            packed, parts, block, packed.block(block),
-            [&](uint8_t* p, const uint8_t* tile) { move_word(tile, p, convert); },
-            [&](uint8_t* p, const uint8_t* tile) { std::memcpy(p, tile, size); });
-      }
-    });
-  };
-  if (packed.bits == 8) {
-    with_codes([](uint32_t word) { return quantized_detail::plain_codes(word); });
-  } else {
-    with_codes([](uint32_t word) { return word; });
-  }
+  for_each_block(packed, true, [&](int64_t block, const auto& convert) {
+    walk_block(
+        packed, parts, block, packed.block(block),
+        [&](uint8_t* p, const uint8_t* tile) { move_word(tile, p, convert); },
+        [&](uint8_t* p, const uint8_t* tile) { std::memcpy(p, tile, size); });
+  });
   return out;
 }
 

@@ -23,7 +23,7 @@
 namespace mamba::ops {
 
 struct PackedWeight {
-  mlx::core::array tiles;  // (bytes,) uint8, aligned to 64 bytes
+  mlx::core::array tiles;  // (bytes,) uint8, best aligned to 64 bytes
   mlx::core::Shape shape;  // (N, K)
   mlx::core::Dtype dtype;  // of scales and biases
   int group_size = 64;
@@ -39,7 +39,7 @@ bool prefers_packed(mlx::core::Dtype x, const mlx::core::Stream& stream);
 // Bytes of the tiles.
 size_t packed_bytes(const QuantizedWeight& weight);
 
-// Writes packed_bytes() from `to` on, which is aligned to 64 bytes. Evaluates the weight's arrays.
+// Writes packed_bytes() from `to` on, which is aligned as an uint32_t is. Evaluates the weight's arrays.
 void pack(const QuantizedWeight& weight, std::byte* to);
 
 // Evaluates the tiles.

@@ -41,8 +41,8 @@ constexpr uint16_t bf16_bits(float value) {
 struct Nibbles {
   static constexpr int kPairs = 4;
   static constexpr float kMiddle = 8.0f;
-  // Where element i of a word's eight goes: pair i has codes i and i + 4.
-  static constexpr int kOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+  // The bytes of a word's eight elements of x in the order of codes: pair i has codes i and i + 4.
+  static constexpr std::array<uint8_t, 16> kOrder = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
 
   // The index's fifth bit belongs to another code, so the table has each value twice.
   static constexpr std::array<uint16_t, 32> kValues = [] {
@@ -68,7 +68,6 @@ struct Nibbles {
 struct Bytes {
   static constexpr int kPairs = 2;
   static constexpr float kMiddle = 127.5f;
-  static constexpr int kOrder[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 
   // The lower and the higher byte of each magnitude, then how a vector of each makes words: pair i of a lane has codes
   // 2i and 2i + 1. An index's seventh bit tells which of two vectors it means.
@@ -220,15 +219,15 @@ void columns_of(const Packed& weight, int64_t rows, const float* packed, const f
 
 void bf16::pack(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed) {
   const int64_t stride = row_floats(weight);
-  const int* const order = weight.bits == 4 ? Nibbles::kOrder : Bytes::kOrder;
+  const __m512i order =
+      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(Nibbles::kOrder.data())));
   for (int64_t row = begin; row < end; ++row) {
     const auto* from = static_cast<const uint16_t*>(x.rows[static_cast<size_t>(row)]);
     float* const of_row = packed + row * stride;
     auto* to = reinterpret_cast<uint16_t*>(of_row);
-    for (int64_t k = 0; k < weight.k; k += 8) {
-      for (int i = 0; i < 8; ++i) {
-        to[k + order[i]] = from[k + i];
-      }
+    for (int64_t k = 0; k < weight.k; k += 32) {
+      const __m512i elements = _mm512_loadu_si512(from + k);
+      _mm512_storeu_si512(to + k, weight.bits == 4 ? _mm512_shuffle_epi8(elements, order) : elements);
     }
     float* sums = of_row + weight.k / 2;
     for (int64_t k = 0; k < weight.k; k += weight.group_size, ++sums) {
