@@ -89,6 +89,34 @@ void add_scans(Table& table) {
                           name_of(c.dtype), c.packed ? " packed" : ""),
               bound_of(c.dtype, 5e-5), scan, in);
   }
+  // Large inputs of 16 bits, whose lanes have two channels, the last of which may be alone: beside float32 on the GPU,
+  // since CPUs take minutes.
+  for (const int channels : {1530, 1531}) {
+    const Function large = [channels](const Arrays&, mx::Device beside) -> Arrays {
+      const mx::Device gpu = mx::Device::gpu;
+      const int length = 22000;
+      const auto random = [&](const mx::Shape& shape, float mean, uint64_t seed) {
+        const mx::array a = mx::random::normal(shape, mx::bfloat16, mean, 1.0f, mx::random::key(seed), gpu);
+        return beside == mx::Device::cpu ? mx::astype(a, mx::float32, gpu) : a;
+      };
+      const mx::Shape wide = {1, length, channels};
+      const mx::array A =
+          mx::negative(mx::exp(mx::astype(random({channels, 16}, 0.0f, 3), mx::float32, gpu), gpu), gpu);
+      const Arrays in = {random(wide, 0.0f, 1), random(wide, -1.0f, 2), random({1, length, 16}, 0.0f, 4),
+                         random({1, length, 16}, 0.0f, 5), random(wide, 0.0f, 6)};
+      const auto scan = [&](const Arrays& a) -> Arrays {
+        return {ops::selective_scan({.u = a[0], .delta = a[1], .A = A, .B = a[2], .C = a[3], .z = a[4]}, gpu).y};
+      };
+      const auto [values, gradients] = mx::vjp(scan, in, {random(wide, 0.0f, 7)});
+      Arrays out;
+      for (const mx::array& a : {values[0], gradients[0], gradients[1], gradients[4]}) {
+        out.push_back(mx::astype(mx::slice(a, {0, 0, 0}, wide, {1, 41, 1}, gpu), mx::float32, gpu));
+      }
+      mx::eval(out);
+      return out;
+    };
+    table.add_values(fmt::format("selective_scan L22000 D{} bfloat16 beside float32", channels), 0x1p-6, large, {});
+  }
   const Function step = [](const Arrays& a, mx::Device device) -> Arrays {
     const auto out = ops::selective_scan_step({.u = a[0],
                                                .delta = a[1],

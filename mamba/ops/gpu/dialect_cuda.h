@@ -97,6 +97,58 @@ MAMBA_FN void mamba_store4(float* to, float4 value) {
   *(float4*)to = value;
 }
 
+MAMBA_FN float mamba_number_of(unsigned int word, int, const float*) {
+  return __uint_as_float(word);
+}
+MAMBA_FN float mamba_number_of(unsigned int word, int half, const __nv_bfloat16*) {
+  return __uint_as_float(half == 0 ? word << 16 : word & 0xffff0000u);
+}
+MAMBA_FN float mamba_number_of(unsigned int word, int half, const __half*) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((unsigned short)(half == 0 ? word : word >> 16)));
+  return x;
+}
+// kCount neighbouring numbers, as they are.
+template <typename T, int kCount>
+struct MambaNumbers {
+  static constexpr int kPerWord = 4 / int(sizeof(T));
+  static constexpr int kBytes = kCount * int(sizeof(T)) < 16 ? kCount * int(sizeof(T)) : 16;
+  static constexpr int kWords = kCount < kPerWord ? 1 : kCount / kPerWord;
+  struct alignas(kBytes < 4 ? 4 : kBytes) Words {
+    unsigned int at[kWords];
+  };
+  Words words;
+
+  // Whether load() and store() may be used `from` there on, and `step` further on.
+  static MAMBA_FN bool whole(const T* from, int64_t step) {
+    return ((size_t)from | (size_t)(step * int(sizeof(T)))) % kBytes == 0;
+  }
+  MAMBA_FN void load(const T* from) {
+    if (kBytes < 4) {
+      set(0, *from);
+    } else {
+      words = *(const Words*)from;
+    }
+  }
+  MAMBA_FN void store(T* to) const {
+    if (kBytes < 4) {
+      *to = *(const T*)&words;
+    } else {
+      *(Words*)to = words;
+    }
+  }
+  MAMBA_FN void set(int i, T number) {
+    if (kPerWord == 1) {
+      words.at[i] = *(const unsigned int*)&number;
+    } else {
+      const unsigned int bits = *(const unsigned short*)&number;
+      unsigned int& word = words.at[i / 2];
+      word = kCount == 1 ? bits : i % 2 == 0 ? (word & 0xffff0000u) | bits : (word & 0xffffu) | (bits << 16);
+    }
+  }
+  MAMBA_FN float get(int i) const { return mamba_number_of(words.at[i / kPerWord], i % kPerWord, (const T*)nullptr); }
+};
+
 // Sixteen bytes of numbers.
 template <typename T>
 struct MambaLine {

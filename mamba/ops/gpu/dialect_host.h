@@ -34,6 +34,12 @@ struct alignas(16) float4 {
 inline float4 make_float4(float x, float y, float z, float w) {
   return {x, y, z, w};
 }
+struct alignas(8) float2 {
+  float x, y;
+};
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}
 
 MAMBA_FN float mamba_float_of_bits(int bits) {
   return std::bit_cast<float>(bits);
@@ -80,6 +86,29 @@ MAMBA_FN void mamba_store4(const To& to, const float4& value) {
   to[2] = value.z;
   to[3] = value.w;
 }
+
+template <typename T, int kCount>
+struct MambaNumbers {
+  float at[kCount];
+  template <typename From>
+  static bool whole(const From&, int64_t) {
+    return true;
+  }
+  template <typename From>
+  void load(const From& from) {
+    for (int i = 0; i < kCount; ++i) {
+      at[i] = float(from[i]);
+    }
+  }
+  template <typename To>
+  void store(const To& to) const {
+    for (int i = 0; i < kCount; ++i) {
+      to[i] = at[i];
+    }
+  }
+  void set(int i, float number) { at[i] = number; }
+  float get(int i) const { return at[i]; }
+};
 
 template <typename T>
 struct MambaLine {

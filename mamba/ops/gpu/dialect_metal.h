@@ -53,3 +53,33 @@ MAMBA_FN float mamba_max(float a, float b) {
 MAMBA_FN float mamba_abs(float x) {
   return metal::abs(x);
 }
+MAMBA_FN float2 make_float2(float x, float y) {
+  return float2(x, y);
+}
+MAMBA_FN float4 make_float4(float x, float y, float z, float w) {
+  return float4(x, y, z, w);
+}
+
+// kCount neighbouring numbers, as they are.
+template <typename T, int kCount>
+struct MambaNumbers {
+  T at[kCount];
+  template <typename From>
+  static bool whole(From, int64_t) {
+    return true;
+  }
+  template <typename From>
+  void load(From from) {
+    for (int i = 0; i < kCount; ++i) {
+      at[i] = from[i];
+    }
+  }
+  template <typename To>
+  void store(To to) const {
+    for (int i = 0; i < kCount; ++i) {
+      to[i] = at[i];
+    }
+  }
+  void set(int i, T number) { at[i] = number; }
+  float get(int i) const { return float(at[i]); }
+};

@@ -170,6 +170,32 @@ TEST(HostDialect, DivergenceAndStrayReadsAreErrors) {
   EXPECT_NE(error_of([&] { run(greedy, given); }).find("shared memory"), std::string::npos);
 }
 
+TEST(HostDialect, FetchedNumbersEndWithZeros) {
+  const mx::array given = normal({1, 32}, 7);
+  const mx::array whole = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        MambaNumbers<float, 4> numbers;
+        mamba_fetch(numbers, in + MAMBA_THREAD / 4 * 4, 1, MAMBA_THREAD < 16 ? 4 : 0, true);
+        out[MAMBA_THREAD] = numbers.get(MAMBA_THREAD % 4);
+      },
+      given);
+  const mx::array apart = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        MambaNumbers<float, 4> numbers;
+        mamba_fetch(numbers, in + MAMBA_THREAD / 4, 2, MAMBA_THREAD / 4 % 5, false);
+        out[MAMBA_THREAD] = numbers.get(MAMBA_THREAD % 4);
+      },
+      given);
+  for (int i = 0; i < 32; ++i) {
+    EXPECT_EQ(whole.data<float>()[i], i < 16 ? given.data<float>()[i] : 0.0f) << i;
+    EXPECT_EQ(apart.data<float>()[i], i % 4 < i / 4 % 5 ? given.data<float>()[i / 4 + i % 4 * 2] : 0.0f) << i;
+  }
+}
+
 TEST(HostDialect, SumsAreSplitAmongLanes) {
   const mx::array given = normal({1, 32}, 4);
   const mx::array got = run(
@@ -203,9 +229,12 @@ TEST(HostDialect, SumsAreSpreadOverASimdGroup) {
         for (int i = 0; i < 4; ++i) {
           v[i] = float(in[lane]) * static_cast<float>(i + 1);
         }
-        // Over the 16 lanes of equal parity.
-        mamba_sum_and_spread<4, 2>(v, lane);
-        out[lane] = v[0] / static_cast<float>(mamba_spread_first<4, 2>(lane) + 1);
+        // Over the 16 lanes of equal parity: their halves first, then the rest.
+        for (int i = 0; i < 4; ++i) {
+          v[i] += MAMBA_SHUFFLE_XOR(v[i], 16);
+        }
+        mamba_sum_and_spread<4, 2, 8>(v, lane);
+        out[lane] = v[0] / static_cast<float>(mamba_spread_first<4, 2, 8>(lane) + 1);
       },
       given);
   for (int lane = 0; lane < 32; ++lane) {

@@ -24,6 +24,20 @@ MAMBA_FN float mamba_silu(float x) {
   return x * mamba_sigmoid(x);
 }
 
+// The first `left` of kCount numbers that lie `apart`, zeros behind them. `whole`: side by side, as load() wants them,
+// and all or none of them are left.
+template <typename T, int kCount, typename From>
+MAMBA_FN void mamba_fetch(MAMBA_PRIVATE MambaNumbers<T, kCount>& to, From from, int apart, int left, bool whole) {
+  if (whole && left > 0) {
+    to.load(from);
+  } else {
+    MAMBA_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      to.set(i, i < left ? T(from[i * apart]) : T(0.0f));
+    }
+  }
+}
+
 // Sums `v` over the kLanes neighbouring lanes that share a channel, and leaves each with its own part of the sums:
 // afterwards v[0 ... kCount / kLanes) of lane s are those of v[s * kCount / kLanes ...).
 template <int kCount, int kLanes>
@@ -44,13 +58,14 @@ MAMBA_FN void mamba_sum_and_split(MAMBA_PRIVATE float (&v)[kCount], int lane) {
   }
 }
 
-// Sums `v` over those lanes of a SIMD group of 32 that differ in bits kLow, 2 kLow, ... 16 of their index. While there
-// are sums to hand out the lanes share them; afterwards v[0 ... n) of a lane are those from mamba_spread_first() on.
-template <int kCount, int kLow>
+// Sums `v` over those lanes of a SIMD group of 32 that differ in bits kLow, 2 kLow, ... kHigh of their index. While
+// there are sums to hand out the lanes share them; afterwards v[0 ... n) of a lane are those from mamba_spread_first()
+// on.
+template <int kCount, int kLow, int kHigh>
 MAMBA_FN void mamba_sum_and_spread(MAMBA_PRIVATE float (&v)[kCount], int lane) {
   int count = kCount;
   MAMBA_UNROLL
-  for (int bit = 16; bit >= kLow; bit /= 2) {
+  for (int bit = kHigh; bit >= kLow; bit /= 2) {
     if (count > 1) {
       count /= 2;
       const bool upper = (lane & bit) != 0;
@@ -68,12 +83,12 @@ MAMBA_FN void mamba_sum_and_spread(MAMBA_PRIVATE float (&v)[kCount], int lane) {
   }
 }
 
-template <int kCount, int kLow>
+template <int kCount, int kLow, int kHigh>
 MAMBA_FN int mamba_spread_first(int lane) {
   int count = kCount;
   int first = 0;
   MAMBA_UNROLL
-  for (int bit = 16; bit >= kLow; bit /= 2) {
+  for (int bit = kHigh; bit >= kLow; bit /= 2) {
     if (count > 1) {
       count /= 2;
       first += (lane & bit) != 0 ? count : 0;

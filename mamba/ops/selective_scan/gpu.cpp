@@ -27,64 +27,23 @@ using gpu::Kernel;
 
 namespace {
 
-int divide_up(int a, int b) {
-  return (a + b - 1) / b;
-}
-
-// How a group's threads are dealt out, by the number of states. Each lane keeps `per_lane` of a channel's states.
-struct Shape {
-  int lanes, per_lane, threads, segment;
-};
-
-// Threads that keep a large GPU busy, and positions of a chunk that make the work around it small.
-constexpr int64_t kWantedThreads = 98304;
-constexpr int kLongChunk = 512;
-
-// Numbers from which on two lanes to a channel are faster than four: they do less work around the recurrence, and there
-// are enough of them to fill a GPU, if need be with chunks.
-constexpr int64_t kLarge = 32 << 20;
-
-Shape shape_of(int batch, int length, int channels, int states, bool large = false) {
-  // Shared memory bounds segment and threads: gpu_backward.h needs the most.
-  if (states <= 4) return {1, 4, 64, 32};
-  if (states <= 8) return {2, 4, 128, 32};
-  large = large || int64_t{batch} * length * channels >= kLarge;
-  if (states <= 16 && large) return {2, 8, 128, 32};
-  if (states <= 16) return {4, 4, 128, 32};
-  if (states <= 32) return {4, 8, 64, 32};
-  if (states <= 64) return {8, 8, 128, 8};
-  if (states <= 128) return {8, 16, 64, 8};
-  return {8, 32, 32, 8};
-}
-
-int chunks_of(int batch, int length, int channels, const Shape& shape) {
-  const int64_t threads = int64_t{batch} * divide_up(channels * shape.lanes, shape.threads) * shape.threads;
-  const int segments = std::max(1, divide_up(length, shape.segment));
-  if (threads * 2 >= kWantedThreads) {
-    return 1;
-  }
-  const int64_t enough = std::max<int64_t>(kWantedThreads / threads, length / kLongChunk);
-  const int wanted = static_cast<int>(std::clamp<int64_t>(enough, 1, segments));
-  return divide_up(segments, divide_up(segments, wanted));
-}
-
 struct Plan {
-  Shape shape;
+  Shape shape;          // of the backward pass
+  Shape forward_shape;  // of the passes that need no sums over channels: forward, and what chunks add to a state
   int chunks;
   int batch, length, channels, states;
   bool has_D, has_z, has_bias, has_state, has_spans, has_resets, softplus;
   mx::Stream stream;
 
-  int blocks() const { return divide_up(channels * shape.lanes, shape.threads); }
   int segments() const { return divide_up(length, shape.segment); }
-  Grid grid(int depth) const { return {{blocks(), batch, depth}, shape.threads}; }
+  Grid grid(const Shape& of, int depth) const { return {{of.blocks(channels), batch, depth}, of.threads}; }
 
-  Constants constants(mx::Dtype dtype, Constants more) const {
+  Constants constants(const Shape& of, mx::Dtype dtype, Constants more) const {
     more.insert(more.end(), {{"T", dtype},
-                             {"kLanes", shape.lanes},
-                             {"kM", shape.per_lane},
-                             {"kThreads", shape.threads},
-                             {"kSegment", shape.segment},
+                             {"kLanes", of.lanes},
+                             {"kM", of.per_lane},
+                             {"kThreads", of.threads},
+                             {"kSegment", of.segment},
                              {"kSoftplus", softplus},
                              {"kHasBias", has_bias},
                              {"kHasZ", has_z},
@@ -97,18 +56,36 @@ struct Plan {
 // All inputs there are, in the order of Inputs, others as stand-ins that no kernel reads.
 enum Inputs { kU, kDelta, kA, kB, kC, kD, kZ, kDeltaBias, kState, kSpans, kResets, kInputs };
 
-const std::vector<std::string> kWalkNames = {"u", "delta",      "A",     "B",     "C",     "D",
-                                             "z", "delta_bias", "first", "spans", "resets"};
+// Registers of a thread, where the compiler's own choice leaves room for fewer groups than are faster.
+constexpr int kPairRegisters = 144;
+constexpr int kTwoLaneRegisters = 128;
+constexpr int kFourLaneRegisters = 80;
 
-const Kernel& forward_kernel() {
-  static const Kernel kernel("mamba_scan_forward", embedded::gpu_scan_forward(), kWalkNames, {"y", "state", "kept"});
-  return kernel;
+const Kernel& forward_kernel(const Shape& shape, bool keep) {
+  const auto make = [](int registers) {
+    return Kernel("mamba_scan_forward", embedded::gpu_scan_forward(),
+                  {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "first", "spans", "resets"},
+                  {"y", "state", "kept"}, registers);
+  };
+  static const Kernel pair = make(kPairRegisters);
+  static const Kernel two = make(kTwoLaneRegisters);
+  static const Kernel four = make(kFourLaneRegisters);
+  static const Kernel others = make(0);
+  if (shape.each == 2) return pair;
+  if (shape.lanes == 2 && shape.per_lane == 8) return two;
+  return keep && shape.lanes == 4 && shape.per_lane == 4 ? four : others;
 }
 
-const Kernel& local_kernel() {
-  static const Kernel kernel("mamba_scan_local", embedded::gpu_scan_local(),
-                             {"x", "delta", "A", "W", "z", "delta_bias", "spans", "resets"}, {"local", "total"});
-  return kernel;
+const Kernel& local_kernel(const Shape& shape, bool reverse) {
+  const auto make = [](int registers) {
+    return Kernel("mamba_scan_local", embedded::gpu_scan_local(),
+                  {"x", "delta", "A", "W", "z", "delta_bias", "spans", "resets"}, {"local", "total"}, registers);
+  };
+  static const Kernel pair = make(kPairRegisters);
+  static const Kernel four = make(kFourLaneRegisters);
+  static const Kernel others = make(0);
+  if (shape.each == 2) return pair;
+  return reverse && shape.lanes == 4 && shape.per_lane == 4 ? four : others;
 }
 
 const Kernel& carry_kernel() {
@@ -146,11 +123,13 @@ const Kernel& step_kernel() {
 // The states that enter the chunks or, backwards, the gradients of those that leave them: (B, chunks, N, D).
 mx::array carries(const Plan& plan, const std::vector<mx::array>& in, const mx::array& x, const mx::array& first,
                   bool has_first, bool reverse) {
+  const Shape& shape = plan.forward_shape;
   const int others = plan.chunks - 1;
-  const std::vector<mx::array> local = local_kernel()(
+  const std::vector<mx::array> local = local_kernel(shape, reverse)(
       {x, in[kDelta], in[kA], in[reverse ? kC : kB], in[kZ], in[kDeltaBias], in[kSpans], in[kResets]},
       {{plan.batch, others, plan.states, plan.channels}, {plan.batch, others, plan.channels}},
-      {mx::float32, mx::float32}, plan.grid(others), plan.constants(x.dtype(), {{"kReverse", reverse}}), plan.stream);
+      {mx::float32, mx::float32}, plan.grid(shape, others),
+      plan.constants(shape, x.dtype(), {{"kEach", shape.each}, {"kReverse", reverse}}), plan.stream);
   constexpr int kThreads = 128;
   return carry_kernel()({local[0], local[1], in[kA], first}, {{plan.batch, plan.chunks, plan.states, plan.channels}},
                         {mx::float32}, {{divide_up(plan.states * plan.channels, kThreads), plan.batch, 1}, kThreads},
@@ -163,14 +142,17 @@ std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& i
   if (plan.chunks > 1) {
     inputs[kState] = carries(plan, in, in[kU], in[kState], plan.has_state, false);
   }
+  const Shape& shape = plan.forward_shape;
   const mx::Shape kept = keep ? mx::Shape{plan.batch, plan.segments(), plan.states, plan.channels} : mx::Shape{1};
-  return forward_kernel()(
-      inputs, {in[kU].shape(), {plan.batch, plan.channels, plan.states}, kept},
-      {in[kU].dtype(), mx::float32, mx::float32}, plan.grid(plan.chunks),
-      plan.constants(
-          in[kU].dtype(),
-          {{"kHasD", plan.has_D}, {"kHasState", plan.has_state}, {"kChunked", plan.chunks > 1}, {"kKeep", keep}}),
-      plan.stream);
+  return forward_kernel(shape, keep)(inputs, {in[kU].shape(), {plan.batch, plan.channels, plan.states}, kept},
+                                     {in[kU].dtype(), mx::float32, mx::float32}, plan.grid(shape, plan.chunks),
+                                     plan.constants(shape, in[kU].dtype(),
+                                                    {{"kEach", shape.each},
+                                                     {"kHasD", plan.has_D},
+                                                     {"kHasState", plan.has_state},
+                                                     {"kChunked", plan.chunks > 1},
+                                                     {"kKeep", keep}}),
+                                     plan.stream);
 }
 
 // Sums over groups are made, dtypes are those of the kernel.
@@ -196,16 +178,18 @@ Backward backward(const Plan& plan, const std::vector<mx::array>& in, const mx::
       {in[kU].shape(),
        in[kU].shape(),
        plan.has_z ? in[kU].shape() : mx::Shape{1},
-       {plan.batch, plan.blocks(), plan.length, 2 * plan.states},
+       {plan.batch, plan.shape.blocks(plan.channels), plan.length, 2 * plan.states},
        {rows, plan.channels, plan.states},
        {rows, 2, plan.channels},
        {plan.batch, plan.channels, plan.states},
        of_y ? in[kU].shape() : mx::Shape{1}},
-      {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32, dtype}, plan.grid(plan.chunks),
-      plan.constants(dtype, {{"kHasD", plan.has_D},
-                             {"kChunked", plan.chunks > 1},
-                             {"kHasLast", plan.chunks > 1 || gstate},
-                             {"kGiveY", of_y}}),
+      {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32, dtype},
+      plan.grid(plan.shape, plan.chunks),
+      plan.constants(plan.shape, dtype,
+                     {{"kHasD", plan.has_D},
+                      {"kChunked", plan.chunks > 1},
+                      {"kHasLast", plan.chunks > 1 || gstate},
+                      {"kGiveY", of_y}}),
       s);
   constexpr int kThreads = 256;
   const int columns = 2 * plan.states;
@@ -270,14 +254,17 @@ std::vector<mx::array> all_inputs(const SelectiveScanInputs& in, const mx::Strea
           whole(in.resets)};
 }
 
-Plan plan_of(const SelectiveScanInputs& in, bool large, const mx::Stream& stream) {
+Plan plan_of(const SelectiveScanInputs& in, Dealing dealing, const mx::Stream& stream) {
   const int batch = in.u.shape(0);
   const int length = in.u.ndim() == 3 ? in.u.shape(1) : 1;
   const int channels = in.u.shape(-1);
   const int states = in.A.shape(1);
-  const Shape shape = shape_of(batch, length, channels, states, large);
+  const Shape shape = shape_of(batch, length, channels, states, dealing);
+  const int chunks = chunks_of(batch, length, channels, shape);
+  const int bytes = static_cast<int>(in.u.itemsize());
   return {.shape = shape,
-          .chunks = chunks_of(batch, length, channels, shape),
+          .forward_shape = forward_shape_of(shape, batch, channels, chunks, bytes, dealing),
+          .chunks = chunks,
           .batch = batch,
           .length = length,
           .channels = channels,
@@ -294,12 +281,8 @@ Plan plan_of(const SelectiveScanInputs& in, bool large, const mx::Stream& stream
 
 }  // namespace
 
-int gpu_chunks(int batch, int length, int channels, int states) {
-  return chunks_of(batch, length, channels, shape_of(batch, length, channels, states));
-}
-
-SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& stream, bool large) {
-  const Plan plan = plan_of(in, large, stream);
+SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& stream, Dealing dealing) {
+  const Plan plan = plan_of(in, dealing, stream);
   if (plan.length == 0) {
     return {mx::zeros(in.u.shape(), in.u.dtype(), stream),
             in.initial_state ? *in.initial_state
@@ -348,13 +331,13 @@ SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& s
 }
 
 SelectiveScanKept gpu_scan_kept(const SelectiveScanInputs& in, const mx::Stream& stream) {
-  const std::vector<mx::array> out = forward(plan_of(in, false, stream), all_inputs(in, stream), true);
+  const std::vector<mx::array> out = forward(plan_of(in, Dealing::kBySize, stream), all_inputs(in, stream), true);
   return {out[0], out[1], out[2]};
 }
 
 SelectiveScanGradients gpu_scan_gradients(const SelectiveScanInputs& in, const mx::array& gy, const mx::array& kept,
                                           const mx::Stream& s) {
-  const Backward g = backward(plan_of(in, false, s), all_inputs(in, s), gy, std::nullopt, kept, true);
+  const Backward g = backward(plan_of(in, Dealing::kBySize, s), all_inputs(in, s), gy, std::nullopt, kept, true);
   return {.u = g.u,
           .delta = g.delta,
           .A = g.A,

@@ -2,6 +2,7 @@
 // caller. CPU streams serve tests (ops/gpu/kernel.h).
 #pragma once
 
+#include "mamba/ops/selective_scan/gpu_plan.h"
 #include "mamba/ops/selective_scan/gradients.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 
@@ -10,15 +11,12 @@ namespace mamba::ops::scan {
 // More states than this have no kernel.
 constexpr int kMaxGpuStates = 256;
 
-// `large`: as for large inputs, whatever the size.
-SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mlx::core::Stream& stream, bool large = false);
+SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mlx::core::Stream& stream,
+                              Dealing dealing = Dealing::kBySize);
 SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
 
 SelectiveScanKept gpu_scan_kept(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
 SelectiveScanGradients gpu_scan_gradients(const SelectiveScanInputs& in, const mlx::core::array& gy,
                                           const mlx::core::array& kept, const mlx::core::Stream& stream);
-
-// In how many chunks, worked on at once, each sequence is cut: 1 where batch and channels alone fill a GPU.
-int gpu_chunks(int batch, int length, int channels, int states);
 
 }  // namespace mamba::ops::scan

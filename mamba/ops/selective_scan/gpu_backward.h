@@ -24,10 +24,15 @@ constexpr int kSimds = kThreads / 32;
 constexpr int kShares = kSimds * kSteps * kWide;
 constexpr int kBuffers = kSegment > kSteps ? 2 : 1;                        // with two, one barrier a tile is enough
 constexpr int kSpread = 2 * kM * kLanes >= 32 ? 2 * kM * kLanes / 32 : 1;  // sums that a lane ends with
+// Lanes of a SIMD group's upper half keep the two halves of their states the other way round. So what is handed over
+// first, of the sums over channels, lies in the same registers in both halves. Where such a half is less than a float4
+// they have copies of B and C that are turned too.
+constexpr int kHalf = kM / 2;
+constexpr int kCopies = kM == 4 ? 2 : 1;
 constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
-MAMBA_SHARED(float4, tile_B, kSegment* kRow);
-MAMBA_SHARED(float4, tile_C, kSegment* kRow);
+MAMBA_SHARED(float4, tile_B, kCopies* kSegment* kRow);
+MAMBA_SHARED(float4, tile_C, kCopies* kSegment* kRow);
 // Partial sums, then the states before all tiles but the first.
 MAMBA_SHARED(float, work, kBuffers* kShares + (kSegment / kSteps - 1) * kM * kThreads);
 MAMBA_SHARED_PTR(float) flat_B = (MAMBA_SHARED_PTR(float))tile_B;
@@ -40,6 +45,9 @@ const int thread = MAMBA_THREAD;
 const int lane = thread % 32;
 const int simd = thread / 32;
 const int slice = thread % kLanes;
+const int turn_n = lane >= 16 ? kHalf : 0;
+const int low_n = slice * kM + turn_n;
+const int high_n = slice * kM - turn_n;
 const int blocks = (channels + kThreads / kLanes - 1) / (kThreads / kLanes);
 const int d = MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes;
 const bool real = d < channels;
@@ -65,7 +73,7 @@ float gh[kM];
 float gA[kM];
 MAMBA_UNROLL
 for (int i = 0; i < kM; ++i) {
-  const int n = slice * kM + i;
+  const int n = (i < kHalf ? low_n : high_n) + i;
   const bool there = real && n < states;
   A2[i] = there ? kLog2e * float(A[int64_t(c) * states + n]) : 0.0f;
   gA[i] = 0.0f;
@@ -86,6 +94,8 @@ const int delta_step = int(delta_strides[1]);
 const int z_step = kHasZ ? int(z_strides[1]) : 0;
 const int gy_step = int(gy_strides[1]);
 const int own = slice * kOwn;
+const int low_q = kCopies == 1 ? low_n / 4 : slice + (lane >= 16 ? kSegment * kRow : 0);
+const int high_q = high_n / 4;
 const auto u_row = u + (b * u_strides[0] + c * u_strides[2] + own * u_strides[1]);
 const auto delta_row = delta + (b * delta_strides[0] + c * delta_strides[2] + own * delta_strides[1]);
 const auto z_row = z + (kHasZ ? b * z_strides[0] + c * z_strides[2] + own * z_strides[1] : 0);
@@ -121,6 +131,12 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
     ahead_u[j] = tiles > 1 ? T(u_ahead[j * u_step]) : T(0.0f);
     ahead_delta[j] = tiles > 1 ? T(delta_ahead[j * delta_step]) : T(0.0f);
   }
+  float h[kM];
+  MAMBA_UNROLL
+  for (int i = 0; i < kM; ++i) {
+    const int n = (i < kHalf ? low_n : high_n) + i;
+    h[i] = real && n < states ? float(kept[((int64_t(b) * segments + s) * states + n) * channels + c]) : 0.0f;
+  }
   MAMBA_BARRIER();
   for (int n = thread % kColumns; n < kPadded; n += kColumns) {
     const int row = thread / kColumns;
@@ -132,17 +148,17 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
     for (int r = 0; r < kSegment; r += kRows) {
       const int t = segment + row + r;
       const bool inside = (!kHasSpans || t >= begin) && t < end && n < states;
-      flat_B[(row + r) * kPadded + n] = inside ? float(B_at[r * B_step]) : 0.0f;
-      flat_C[(row + r) * kPadded + n] = inside ? float(C_at[r * C_step]) : 0.0f;
+      const float B_here = inside ? float(B_at[r * B_step]) : 0.0f;
+      const float C_here = inside ? float(C_at[r * C_step]) : 0.0f;
+      flat_B[(row + r) * kPadded + n] = B_here;
+      flat_C[(row + r) * kPadded + n] = C_here;
+      if (kCopies == 2) {
+        flat_B[(kSegment + row + r) * kPadded + (n ^ kHalf)] = B_here;
+        flat_C[(kSegment + row + r) * kPadded + (n ^ kHalf)] = C_here;
+      }
     }
   }
   MAMBA_BARRIER();
-  float h[kM];
-  MAMBA_UNROLL
-  for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
-    h[i] = real && n < states ? float(kept[((int64_t(b) * segments + s) * states + n) * channels + c]) : 0.0f;
-  }
   MAMBA_NO_UNROLL
   for (int tile = 0; tile + 1 < tiles; ++tile) {
     const int t0 = segment + tile * kSteps;
@@ -178,7 +194,7 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       }
       MAMBA_UNROLL
       for (int q = 0; q < kQuads; ++q) {
-        const float4 B4 = tile_B[(tile * kSteps + k) * kRow + slice * kQuads + q];
+        const float4 B4 = tile_B[(tile * kSteps + k) * kRow + (2 * q < kQuads ? low_q : high_q) + q];
         const float w[4] = {B4.x, B4.y, B4.z, B4.w};
         MAMBA_UNROLL
         for (int e = 0; e < 4; ++e) {
@@ -238,12 +254,15 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
     float all_dt[kSteps];
     float all_x[kSteps];
     bool all_reset[kSteps];
-    MAMBA_UNROLL
-    for (int i = 0; i < kM; ++i) {
-      const int n = slice * kM + i;
-      if (tile > 0) {
+    if (tile > 0) {
+      MAMBA_UNROLL
+      for (int i = 0; i < kM; ++i) {
         h[i] = work[kBuffers * kShares + ((tile - 1) * kM + i) * kThreads + thread];
-      } else {
+      }
+    } else {
+      MAMBA_UNROLL
+      for (int i = 0; i < kM; ++i) {
+        const int n = (i < kHalf ? low_n : high_n) + i;
         h[i] = real && n < states ? float(kept[((int64_t(b) * segments + s) * states + n) * channels + c]) : 0.0f;
       }
     }
@@ -259,7 +278,7 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       }
       MAMBA_UNROLL
       for (int q = 0; q < kQuads; ++q) {
-        const float4 B4 = tile_B[(tile * kSteps + k) * kRow + slice * kQuads + q];
+        const float4 B4 = tile_B[(tile * kSteps + k) * kRow + (2 * q < kQuads ? low_q : high_q) + q];
         const float w[4] = {B4.x, B4.y, B4.z, B4.w};
         MAMBA_UNROLL
         for (int e = 0; e < 4; ++e) {
@@ -286,8 +305,8 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       float share[2 * kM];
       MAMBA_UNROLL
       for (int q = 0; q < kQuads; ++q) {
-        const float4 B4 = tile_B[(tile * kSteps + k) * kRow + slice * kQuads + q];
-        const float4 C4 = tile_C[(tile * kSteps + k) * kRow + slice * kQuads + q];
+        const float4 B4 = tile_B[(tile * kSteps + k) * kRow + (2 * q < kQuads ? low_q : high_q) + q];
+        const float4 C4 = tile_C[(tile * kSteps + k) * kRow + (2 * q < kQuads ? low_q : high_q) + q];
         const float wB[4] = {B4.x, B4.y, B4.z, B4.w};
         const float wC[4] = {C4.x, C4.y, C4.z, C4.w};
         MAMBA_UNROLL
@@ -295,28 +314,35 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
           const int i = 4 * q + e;
           const float decay = mamba_exp2(all_dt[k] * A2[i]);
           const float decayed = decay * before[k][i];
-          const float after = mamba_fma(all_x[k], wB[e], decayed);
+          const bool have = kM == 4 && k + 1 < kSteps && !kHasResets;  // more would not fit into registers
+          const float after = have ? before[k + 1 < kSteps ? k + 1 : k][i] : mamba_fma(all_x[k], wB[e], decayed);
           const float gradient = mamba_fma(wC[e], g, gh[i]);
           const float gA_dt = gradient * decayed;
           y_k = mamba_fma(wC[e], after, y_k);
           gx_k = mamba_fma(gradient, wB[e], gx_k);
           gdt_k = mamba_fma(gA_dt, A2[i], gdt_k);
           gA[i] = mamba_fma(gA_dt, all_dt[k], gA[i]);
-          share[i] = gradient * all_x[k];
-          share[kM + i] = g * after;
+          const int at = i / kHalf * kM + i % kHalf;
+          share[at] = gradient * all_x[k];
+          share[at + kHalf] = g * after;
           gh[i] = all_reset[k] ? 0.0f : decay * gradient;
         }
       }
       sum_y[k] = y_k;
       sum_gx[k] = gx_k;
       sum_gdt[k] = gdt_k;
-      mamba_sum_and_spread<2 * kM, kLanes>(share, lane);
-      const int first = mamba_spread_first<2 * kM, kLanes>(lane);
+      float half[kM];
+      MAMBA_UNROLL
+      for (int i = 0; i < kM; ++i) {
+        half[i] = share[i] + MAMBA_SHUFFLE_XOR(share[kM + i], 16);
+      }
+      mamba_sum_and_spread<kM, kLanes, 8>(half, lane);
+      const int first = mamba_spread_first<kM, kLanes, 8>(lane);
       MAMBA_UNROLL
       for (int i = 0; i < kSpread; ++i) {
         const int v = first + i;
-        const int column = v < kM ? slice * kM + v : kPadded + slice * kM + v - kM;
-        work[buffer + (simd * kSteps + k) * kWide + column] = share[i];
+        const int column = low_n + (v < kHalf ? v : kPadded + v - kHalf);
+        work[buffer + (simd * kSteps + k) * kWide + column] = half[i];
       }
     }
     const int64_t out_tile = out_row + int64_t(t0) * channels;
@@ -381,7 +407,7 @@ if (real) {
   const int64_t row = int64_t(b) * chunks + chunk;
   MAMBA_UNROLL
   for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
+    const int n = (i < kHalf ? low_n : high_n) + i;
     if (n < states) {
       part_A[(row * channels + d) * states + n] = gA[i];
       if (chunk == 0) {

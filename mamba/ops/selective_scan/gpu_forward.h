@@ -3,7 +3,9 @@
 // kLanes neighbouring lanes share a channel: each keeps kM of its states in registers, and in each tile of kSteps
 // positions does what is done once per channel (softplus, gate) for its own kOwn of them. B and C of a segment lie in
 // shared memory, since all channels of a group read them. The next tile's u, delta and z are loaded while this one is
-// worked on.
+// worked on, the next segment's B and C while this one is.
+//
+// A lane has kEach neighbouring channels: with two it reads B and C once for both, and their numbers in pairs.
 //
 // `first` is the state before the chunk, (B, chunks, N, D), where there are several, else the initial state (B, D, N).
 // `kept` (B, segments, N, D) gets the state before each segment.
@@ -12,13 +14,12 @@ constexpr int kOwn = kSteps / kLanes;
 constexpr int kQuads = kM / 4;
 constexpr int kRow = kLanes * kQuads;  // float4 of a row of B
 constexpr int kPadded = kLanes * kM;
-constexpr int kColumns = kThreads < kPadded ? kThreads : kPadded;  // threads that fill a row of B at once
-constexpr int kRows = kThreads / kColumns;
+constexpr int kFill = kSegment * kPadded / kThreads;  // numbers of a row of B and of C that a thread fetches
 constexpr float kLog2e = 1.44269504f;
 MAMBA_SHARED(float4, tile_B, kSegment* kRow);
 MAMBA_SHARED(float4, tile_C, kSegment* kRow);
-MAMBA_SHARED_PTR(float) flat_B = (MAMBA_SHARED_PTR(float))tile_B;
-MAMBA_SHARED_PTR(float) flat_C = (MAMBA_SHARED_PTR(float))tile_C;
+MAMBA_SHARED_PTR(float2) pairs_B = (MAMBA_SHARED_PTR(float2))tile_B;
+MAMBA_SHARED_PTR(float2) pairs_C = (MAMBA_SHARED_PTR(float2))tile_C;
 
 const int length = u_shape[1];
 const int channels = u_shape[2];
@@ -26,9 +27,9 @@ const int states = A_shape[1];
 const int thread = MAMBA_THREAD;
 const int lane = thread % 32;
 const int slice = thread % kLanes;
-const int d = MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes;
-const bool real = d < channels;
-const int c = real ? d : channels - 1;
+const int d = (MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes) * kEach;
+const int c = d < channels ? d : (channels - 1) / kEach * kEach;
+const int real = channels - d < kEach ? channels - d : kEach;  // of the lane's channels, those that are there
 const int b = MAMBA_GROUP_Y;
 const int segments = (length + kSegment - 1) / kSegment;
 const int chunks = MAMBA_GROUPS_Z;
@@ -45,171 +46,223 @@ if (kHasSpans) {
   end = span_end > length ? length : span_end;
 }
 
-float A2[kM];
-float h[kM];
+float A2[kEach][kM];
+float h[kEach][kM];
+float bias[kEach];
+float skip[kEach];
 MAMBA_UNROLL
-for (int i = 0; i < kM; ++i) {
-  const int n = slice * kM + i;
-  const bool there = n < states;
-  A2[i] = there ? kLog2e * float(A[int64_t(c) * states + n]) : 0.0f;
-  h[i] = 0.0f;
-  if (there && kChunked) {
-    h[i] = float(first[((int64_t(b) * chunks + chunk) * states + n) * channels + c]);
-  } else if (there && kHasState) {
-    h[i] = float(first[(int64_t(b) * channels + c) * states + n]);
+for (int e = 0; e < kEach; ++e) {
+  const int ce = c + e < channels ? c + e : channels - 1;
+  MAMBA_UNROLL
+  for (int i = 0; i < kM; ++i) {
+    const int n = slice * kM + i;
+    const bool there = n < states;
+    A2[e][i] = there ? kLog2e * float(A[int64_t(ce) * states + n]) : 0.0f;
+    h[e][i] = 0.0f;
+    if (there && kChunked) {
+      h[e][i] = float(first[((int64_t(b) * chunks + chunk) * states + n) * channels + ce]);
+    } else if (there && kHasState) {
+      h[e][i] = float(first[(int64_t(b) * channels + ce) * states + n]);
+    }
   }
+  bias[e] = kHasBias ? float(delta_bias[ce]) : 0.0f;
+  skip[e] = kHasD ? float(D[ce]) : 0.0f;
 }
-const float bias = kHasBias ? float(delta_bias[c]) : 0.0f;
-const float skip = kHasD ? float(D[c]) : 0.0f;
 
 // Each lane's own positions of a tile, which move on by whole tiles: addresses cost as much as the recurrence
 // otherwise.
 const int own_from = from + slice * kOwn;
-const int u_step = int(u_strides[1]);
-const int delta_step = int(delta_strides[1]);
-const int z_step = kHasZ ? int(z_strides[1]) : 0;
+const int64_t u_step = u_strides[1];
+const int64_t delta_step = delta_strides[1];
+const int64_t z_step = kHasZ ? z_strides[1] : 0;
 auto u_at = u + (b * u_strides[0] + c * u_strides[2] + own_from * u_strides[1]);
 auto delta_at = delta + (b * delta_strides[0] + c * delta_strides[2] + own_from * delta_strides[1]);
 auto z_at = z + (kHasZ ? b * z_strides[0] + c * z_strides[2] + own_from * z_strides[1] : 0);
 auto y_at = y + ((int64_t(b) * length + own_from) * channels + c);
 // As they are: widening them would wait for them.
-T next_u[kOwn];
-T next_delta[kOwn];
-T next_z[kOwn];
+MambaNumbers<T, kEach> next_u[kOwn];
+MambaNumbers<T, kEach> next_delta[kOwn];
+MambaNumbers<T, kEach> next_z[kOwn];
+const int u_apart = int(u_strides[2]);
+const int delta_apart = int(delta_strides[2]);
+const int z_apart = kHasZ ? int(z_strides[2]) : 0;
+const bool together =
+    kEach == 1 || (channels % kEach == 0 && u_apart == 1 && delta_apart == 1 && (!kHasZ || z_apart == 1) &&
+                   MambaNumbers<T, kEach>::whole(u_at, u_step) && MambaNumbers<T, kEach>::whole(delta_at, delta_step) &&
+                   (!kHasZ || MambaNumbers<T, kEach>::whole(z_at, z_step)));
+const int near = channels - c;  // to the lane's first channel's right, itself included
 MAMBA_UNROLL
 for (int j = 0; j < kOwn; ++j) {
-  const bool there = own_from + j < to;
-  next_u[j] = there ? T(u_at[j * u_step]) : T(0.0f);
-  next_delta[j] = there ? T(delta_at[j * delta_step]) : T(0.0f);
-  next_z[j] = there && kHasZ ? T(z_at[j * z_step]) : T(0.0f);
+  const int left = own_from + j < to ? near : 0;
+  mamba_fetch(next_u[j], u_at + j * u_step, u_apart, left, together);
+  mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together);
+  mamba_fetch(next_z[j], z_at + j * z_step, z_apart, kHasZ ? left : 0, together);
 }
+
+// Each thread fetches neighbouring numbers of a row of B and C.
+const int fill_row = thread * kFill / kPadded;
+const int fill_n = thread * kFill % kPadded;
+const int B_apart = int(B_strides[2]);
+const int C_apart = int(C_strides[2]);
+const int64_t B_move = kSegment * B_strides[1];
+const int64_t C_move = kSegment * C_strides[1];
+int fill_t = from + fill_row;
+auto B_at = B + (b * B_strides[0] + fill_t * B_strides[1] + fill_n * B_strides[2]);
+auto C_at = C + (b * C_strides[0] + fill_t * C_strides[1] + fill_n * C_strides[2]);
+const bool B_whole = states == kPadded && B_apart == 1 && MambaNumbers<T, kFill>::whole(B_at, B_strides[1]);
+const bool C_whole = states == kPadded && C_apart == 1 && MambaNumbers<T, kFill>::whole(C_at, C_strides[1]);
+MambaNumbers<T, kFill> next_B;
+MambaNumbers<T, kFill> next_C;
+const int fill_left = fill_t >= begin && fill_t < end ? states - fill_n : 0;
+mamba_fetch(next_B, B_at, B_apart, fill_left, B_whole);
+mamba_fetch(next_C, C_at, C_apart, fill_left, C_whole);
 
 MAMBA_NO_UNROLL
 for (int segment = from; segment < to; segment += kSegment) {
-  if (kKeep && real) {
+  if (kKeep) {
     MAMBA_UNROLL
     for (int i = 0; i < kM; ++i) {
       const int n = slice * kM + i;
-      if (n < states) {
-        kept[((int64_t(b) * segments + segment / kSegment) * states + n) * channels + d] = h[i];
+      MAMBA_UNROLL
+      for (int e = 0; e < kEach; ++e) {
+        if (n < states && e < real) {
+          kept[((int64_t(b) * segments + segment / kSegment) * states + n) * channels + d + e] = h[e][i];
+        }
       }
     }
   }
   MAMBA_BARRIER();
-  for (int n = thread % kColumns; n < kPadded; n += kColumns) {
-    const int row = thread / kColumns;
-    const auto B_at = B + (b * B_strides[0] + (segment + row) * B_strides[1] + n * B_strides[2]);
-    const int B_step = int(B_strides[1]);
-    const auto C_at = C + (b * C_strides[0] + (segment + row) * C_strides[1] + n * C_strides[2]);
-    const int C_step = int(C_strides[1]);
-    MAMBA_UNROLL
-    for (int r = 0; r < kSegment; r += kRows) {
-      const int t = segment + row + r;
-      const bool inside = (!kHasSpans || t >= begin) && t < end && n < states;
-      flat_B[(row + r) * kPadded + n] = inside ? float(B_at[r * B_step]) : 0.0f;
-      flat_C[(row + r) * kPadded + n] = inside ? float(C_at[r * C_step]) : 0.0f;
-    }
+  MAMBA_UNROLL
+  for (int i = 0; i < kFill; i += 2) {
+    pairs_B[(thread * kFill + i) / 2] = make_float2(next_B.get(i), next_B.get(i + 1));
+    pairs_C[(thread * kFill + i) / 2] = make_float2(next_C.get(i), next_C.get(i + 1));
   }
   MAMBA_BARRIER();
+  fill_t += kSegment;
+  B_at += B_move;
+  C_at += C_move;
+  const int left_ahead = (!kHasSpans || fill_t >= begin) && fill_t < end ? states - fill_n : 0;
+  mamba_fetch(next_B, B_at, B_apart, left_ahead, B_whole);
+  mamba_fetch(next_C, C_at, C_apart, left_ahead, C_whole);
   MAMBA_NO_UNROLL
   for (int tile = 0; tile < kSegment; tile += kSteps) {
     const int t0 = segment + tile;
     if (t0 >= to) {
       break;
     }
-    float own_u[kOwn];
-    float own_z[kOwn];
-    float own_dt[kOwn];
-    float own_x[kOwn];
+    MambaNumbers<T, kEach> own_u[kOwn];
+    MambaNumbers<T, kEach> own_z[kOwn];
+    float own_dt[kEach][kOwn];
+    float own_x[kEach][kOwn];
     MAMBA_UNROLL
     for (int j = 0; j < kOwn; ++j) {
       const int t = t0 + slice * kOwn + j;
       const bool inside = (!kHasSpans || t >= begin) && t < end;
-      own_u[j] = float(next_u[j]);
-      own_z[j] = float(next_z[j]);
-      const float raw = float(next_delta[j]) + bias;
-      const float dt = kSoftplus ? mamba_softplus(raw) : raw;
-      own_dt[j] = inside ? dt : 0.0f;
-      own_x[j] = inside ? dt * own_u[j] : 0.0f;
+      own_u[j] = next_u[j];
+      own_z[j] = next_z[j];
+      MAMBA_UNROLL
+      for (int e = 0; e < kEach; ++e) {
+        const float raw = next_delta[j].get(e) + bias[e];
+        const float dt = kSoftplus ? mamba_softplus(raw) : raw;
+        own_dt[e][j] = inside ? dt : 0.0f;
+        own_x[e][j] = inside ? dt * own_u[j].get(e) : 0.0f;
+      }
     }
     u_at += kSteps * u_step;
     delta_at += kSteps * delta_step;
     z_at += kSteps * z_step;
-    if (t0 + 2 * kSteps <= to) {
+    if (together && t0 + 2 * kSteps <= to) {
       MAMBA_UNROLL
       for (int j = 0; j < kOwn; ++j) {
-        next_u[j] = T(u_at[j * u_step]);
-        next_delta[j] = T(delta_at[j * delta_step]);
+        next_u[j].load(u_at + j * u_step);
+        next_delta[j].load(delta_at + j * delta_step);
         if (kHasZ) {
-          next_z[j] = T(z_at[j * z_step]);
+          next_z[j].load(z_at + j * z_step);
         }
       }
     } else {
       MAMBA_UNROLL
       for (int j = 0; j < kOwn; ++j) {
-        if (t0 + kSteps + slice * kOwn + j < to) {
-          next_u[j] = T(u_at[j * u_step]);
-          next_delta[j] = T(delta_at[j * delta_step]);
-          if (kHasZ) {
-            next_z[j] = T(z_at[j * z_step]);
-          }
-        }
+        const int left = t0 + kSteps + slice * kOwn + j < to ? near : 0;
+        mamba_fetch(next_u[j], u_at + j * u_step, u_apart, left, together);
+        mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together);
+        mamba_fetch(next_z[j], z_at + j * z_step, z_apart, kHasZ ? left : 0, together);
       }
     }
-    float sum[kSteps];
+    float sum[kEach][kSteps];
     MAMBA_UNROLL
     for (int k = 0; k < kSteps; ++k) {
       const int source = lane - slice + k / kOwn;
-      const float dt = kLanes == 1 ? own_dt[k % kOwn] : MAMBA_SHUFFLE(own_dt[k % kOwn], source);
-      const float x = kLanes == 1 ? own_x[k % kOwn] : MAMBA_SHUFFLE(own_x[k % kOwn], source);
+      float dt[kEach];
+      float x[kEach];
+      MAMBA_UNROLL
+      for (int e = 0; e < kEach; ++e) {
+        dt[e] = kLanes == 1 ? own_dt[e][k % kOwn] : MAMBA_SHUFFLE(own_dt[e][k % kOwn], source);
+        x[e] = kLanes == 1 ? own_x[e][k % kOwn] : MAMBA_SHUFFLE(own_x[e][k % kOwn], source);
+      }
       if (kHasResets) {
         const int t = t0 + k;
         if (t >= begin && t < end && int(resets[int64_t(b) * length + t]) != 0) {
           MAMBA_UNROLL
-          for (int i = 0; i < kM; ++i) {
-            h[i] = 0.0f;
+          for (int i = 0; i < kEach * kM; ++i) {
+            h[i / kM][i % kM] = 0.0f;
           }
         }
       }
-      float y0 = 0.0f;
-      float y1 = 0.0f;
-      float y2 = 0.0f;
-      float y3 = 0.0f;
       MAMBA_UNROLL
       for (int q = 0; q < kQuads; ++q) {
         const float4 B4 = tile_B[(tile + k) * kRow + slice * kQuads + q];
         const float4 C4 = tile_C[(tile + k) * kRow + slice * kQuads + q];
-        h[4 * q] = mamba_fma(mamba_exp2(dt * A2[4 * q]), h[4 * q], x * B4.x);
-        h[4 * q + 1] = mamba_fma(mamba_exp2(dt * A2[4 * q + 1]), h[4 * q + 1], x * B4.y);
-        h[4 * q + 2] = mamba_fma(mamba_exp2(dt * A2[4 * q + 2]), h[4 * q + 2], x * B4.z);
-        h[4 * q + 3] = mamba_fma(mamba_exp2(dt * A2[4 * q + 3]), h[4 * q + 3], x * B4.w);
-        y0 = mamba_fma(C4.x, h[4 * q], y0);
-        y1 = mamba_fma(C4.y, h[4 * q + 1], y1);
-        y2 = mamba_fma(C4.z, h[4 * q + 2], y2);
-        y3 = mamba_fma(C4.w, h[4 * q + 3], y3);
+        const float wB[4] = {B4.x, B4.y, B4.z, B4.w};
+        const float wC[4] = {C4.x, C4.y, C4.z, C4.w};
+        MAMBA_UNROLL
+        for (int e = 0; e < kEach; ++e) {
+          MAMBA_UNROLL
+          for (int j = 0; j < 4; ++j) {
+            const int i = 4 * q + j;
+            h[e][i] = mamba_fma(mamba_exp2(dt[e] * A2[e][i]), h[e][i], x[e] * wB[j]);
+            sum[e][k] = i == 0 ? wC[0] * h[e][0] : mamba_fma(wC[j], h[e][i], sum[e][k]);
+          }
+        }
       }
-      sum[k] = (y0 + y1) + (y2 + y3);
     }
-    mamba_sum_and_split<kSteps, kLanes>(sum, lane);
+    MAMBA_UNROLL
+    for (int e = 0; e < kEach; ++e) {
+      mamba_sum_and_split<kSteps, kLanes>(sum[e], lane);
+    }
     MAMBA_UNROLL
     for (int j = 0; j < kOwn; ++j) {
       const int t = t0 + slice * kOwn + j;
-      if (real && t < to) {
-        float out = mamba_fma(skip, own_u[j], sum[j]);
-        out = kHasZ ? out * mamba_silu(own_z[j]) : out;
-        y_at[j * channels] = T((!kHasSpans || t >= begin) && t < end ? out : 0.0f);
+      MambaNumbers<T, kEach> out;
+      MAMBA_UNROLL
+      for (int e = 0; e < kEach; ++e) {
+        float value = mamba_fma(skip[e], own_u[j].get(e), sum[e][j]);
+        value = kHasZ ? value * mamba_silu(own_z[j].get(e)) : value;
+        out.set(e, T((!kHasSpans || t >= begin) && t < end ? value : 0.0f));
+      }
+      if (t < to && real > 0) {
+        if (together) {
+          out.store(y_at + j * channels);
+        } else {
+          MAMBA_UNROLL
+          for (int e = 0; e < kEach; ++e) {
+            if (e < real) {
+              y_at[j * channels + e] = T(out.get(e));
+            }
+          }
+        }
       }
     }
     y_at += kSteps * channels;
   }
 }
 
-if (real && chunk == chunks - 1) {
+if (chunk == chunks - 1) {
   MAMBA_UNROLL
-  for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
-    if (n < states) {
-      state[(int64_t(b) * channels + d) * states + n] = h[i];
+  for (int i = 0; i < kEach * kM; ++i) {
+    const int n = slice * kM + i % kM;
+    if (n < states && i / kM < real) {
+      state[(int64_t(b) * channels + d + i / kM) * states + n] = h[i / kM][i % kM];
     }
   }
 }

@@ -17,7 +17,7 @@ using host::Launch;
   MAMBA_HOST_BOOL(kHasSpans); \
   MAMBA_HOST_BOOL(kHasResets)
 
-template <int kLanes, int kM, int kThreads, int kSegment>
+template <int kLanes, int kM, int kThreads, int kSegment, int kEach = 1>
 struct Bodies {
   static void forward(const Launch& launch) {
     MAMBA_HOST_IN(u);
@@ -130,7 +130,7 @@ void step(const Launch& launch) {
 #include "mamba/ops/selective_scan/gpu_step.h"
 }
 
-// Calls f(Bodies<...>{}) with the constants that the launch asks for: the rows of shape_of() in gpu.cpp.
+// Calls f(Bodies<...>{}) with the constants that the launch asks for: the rows of shape_of() and forward_shape_of().
 template <typename F>
 void with_bodies(const Launch& launch, F&& f) {
   const auto is = [&](int lanes, int per_lane, int threads, int segment) {
@@ -140,6 +140,7 @@ void with_bodies(const Launch& launch, F&& f) {
   if (is(1, 4, 64, 32)) return f(Bodies<1, 4, 64, 32>{});
   if (is(2, 4, 128, 32)) return f(Bodies<2, 4, 128, 32>{});
   if (is(2, 8, 128, 32)) return f(Bodies<2, 8, 128, 32>{});
+  if (is(2, 8, 64, 32) && launch.constant("kEach") == 2) return f(Bodies<2, 8, 64, 32, 2>{});
   if (is(4, 4, 128, 32)) return f(Bodies<4, 4, 128, 32>{});
   if (is(4, 8, 64, 32)) return f(Bodies<4, 8, 64, 32>{});
   if (is(8, 8, 128, 8)) return f(Bodies<8, 8, 128, 8>{});

@@ -10,12 +10,11 @@ constexpr int kOwn = kSteps / kLanes;
 constexpr int kQuads = kM / 4;
 constexpr int kRow = kLanes * kQuads;
 constexpr int kPadded = kLanes * kM;
-constexpr int kColumns = kThreads < kPadded ? kThreads : kPadded;  // threads that fill a row of B at once
-constexpr int kRows = kThreads / kColumns;
+constexpr int kFill = kSegment * kPadded / kThreads;  // numbers of a row of W that a thread fetches
 constexpr float kLog2e = 1.44269504f;
 constexpr float kHidden = 3.4e38f;
 MAMBA_SHARED(float4, tile_W, kSegment* kRow);  // forwards B, backwards C
-MAMBA_SHARED_PTR(float) flat_W = (MAMBA_SHARED_PTR(float))tile_W;
+MAMBA_SHARED_PTR(float2) pairs_W = (MAMBA_SHARED_PTR(float2))tile_W;
 
 const int length = x_shape[1];
 const int channels = x_shape[2];
@@ -23,9 +22,9 @@ const int states = A_shape[1];
 const int thread = MAMBA_THREAD;
 const int lane = thread % 32;
 const int slice = thread % kLanes;
-const int d = MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes;
-const bool real = d < channels;
-const int c = real ? d : channels - 1;
+const int d = (MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes) * kEach;
+const int c = d < channels ? d : (channels - 1) / kEach * kEach;
+const int real = channels - d < kEach ? channels - d : kEach;  // of the lane's channels, those that are there
 const int b = MAMBA_GROUP_Y;
 const int segments = (length + kSegment - 1) / kSegment;
 const int chunks = MAMBA_GROUPS_Z + 1;
@@ -41,37 +40,63 @@ if (kHasSpans) {
   end = span_end > length ? length : span_end;
 }
 
-float A2[kM];
-float h[kM];
+float A2[kEach][kM];
+float h[kEach][kM];
+float bias[kEach];
+float sum_dt[kEach];
 MAMBA_UNROLL
-for (int i = 0; i < kM; ++i) {
-  const int n = slice * kM + i;
-  A2[i] = n < states ? kLog2e * float(A[int64_t(c) * states + n]) : 0.0f;
-  h[i] = 0.0f;
+for (int e = 0; e < kEach; ++e) {
+  const int ce = c + e < channels ? c + e : channels - 1;
+  MAMBA_UNROLL
+  for (int i = 0; i < kM; ++i) {
+    const int n = slice * kM + i;
+    A2[e][i] = n < states ? kLog2e * float(A[int64_t(ce) * states + n]) : 0.0f;
+    h[e][i] = 0.0f;
+  }
+  bias[e] = kHasBias ? float(delta_bias[ce]) : 0.0f;
+  sum_dt[e] = 0.0f;
 }
-const float bias = kHasBias ? float(delta_bias[c]) : 0.0f;
-float sum_dt = 0.0f;
 
 // x is u forwards and the cotangent of y backwards, where the gate belongs to it.
 const int tiles = (to - from + kSteps - 1) / kSteps;
 const int own_from = from + (kReverse ? tiles - 1 : 0) * kSteps + slice * kOwn;
-const int x_step = int(x_strides[1]);
-const int delta_step = int(delta_strides[1]);
-const int z_step = kHasZ ? int(z_strides[1]) : 0;
+const int64_t x_step = x_strides[1];
+const int64_t delta_step = delta_strides[1];
+const int64_t z_step = kHasZ && kReverse ? z_strides[1] : 0;
 const int move = kReverse ? -kSteps : kSteps;
 auto x_at = x + (b * x_strides[0] + c * x_strides[2] + own_from * x_strides[1]);
 auto delta_at = delta + (b * delta_strides[0] + c * delta_strides[2] + own_from * delta_strides[1]);
-auto z_at = z + (kHasZ ? b * z_strides[0] + c * z_strides[2] + own_from * z_strides[1] : 0);
-T next_x[kOwn];
-T next_delta[kOwn];
-T next_z[kOwn];
+auto z_at = z + (kHasZ && kReverse ? b * z_strides[0] + c * z_strides[2] + own_from * z_strides[1] : 0);
+MambaNumbers<T, kEach> next_x[kOwn];
+MambaNumbers<T, kEach> next_delta[kOwn];
+MambaNumbers<T, kEach> next_z[kOwn];
+const bool kGated = kHasZ && kReverse;
+const int x_apart = int(x_strides[2]);
+const int delta_apart = int(delta_strides[2]);
+const int z_apart = kGated ? int(z_strides[2]) : 0;
+const bool together =
+    kEach == 1 || (channels % kEach == 0 && x_apart == 1 && delta_apart == 1 && (!kGated || z_apart == 1) &&
+                   MambaNumbers<T, kEach>::whole(x_at, x_step) && MambaNumbers<T, kEach>::whole(delta_at, delta_step) &&
+                   (!kGated || MambaNumbers<T, kEach>::whole(z_at, z_step)));
+const int near = channels - c;  // to the lane's first channel's right, itself included
 MAMBA_UNROLL
 for (int j = 0; j < kOwn; ++j) {
-  const bool there = own_from + j < to;
-  next_x[j] = there ? T(x_at[j * x_step]) : T(0.0f);
-  next_delta[j] = there ? T(delta_at[j * delta_step]) : T(0.0f);
-  next_z[j] = there && kHasZ && kReverse ? T(z_at[j * z_step]) : T(0.0f);
+  const int left = own_from + j < to ? near : 0;
+  mamba_fetch(next_x[j], x_at + j * x_step, x_apart, left, together);
+  mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together);
+  mamba_fetch(next_z[j], z_at + j * z_step, z_apart, kGated ? left : 0, together);
 }
+
+// Each thread fetches neighbouring numbers of a row of W, a segment ahead.
+const int fill_n = thread * kFill % kPadded;
+const int W_apart = int(W_strides[2]);
+const int fill_move = kReverse ? -kSegment : kSegment;
+const int64_t W_move = fill_move * W_strides[1];
+int fill_t = (kReverse ? (to - 1) / kSegment * kSegment : from) + thread * kFill / kPadded;
+auto W_at = W + (b * W_strides[0] + fill_t * W_strides[1] + fill_n * W_strides[2]);
+const bool W_whole = states == kPadded && W_apart == 1 && MambaNumbers<T, kFill>::whole(W_at, W_strides[1]);
+MambaNumbers<T, kFill> next_W;
+mamba_fetch(next_W, W_at, W_apart, fill_t >= begin && fill_t < end ? states - fill_n : 0, W_whole);
 
 MAMBA_NO_UNROLL
 for (int step = 0; step < tiles; ++step) {
@@ -79,94 +104,101 @@ for (int step = 0; step < tiles; ++step) {
   const int t0 = from + index * kSteps;
   const int tile = index * kSteps % kSegment;
   if (step == 0 || tile == (kReverse ? kSegment - kSteps : 0)) {
-    const int segment = t0 - tile;
     MAMBA_BARRIER();
-    for (int n = thread % kColumns; n < kPadded; n += kColumns) {
-      const int row = thread / kColumns;
-      const auto W_at = W + (b * W_strides[0] + (segment + row) * W_strides[1] + n * W_strides[2]);
-      const int W_step = int(W_strides[1]);
-      MAMBA_UNROLL
-      for (int r = 0; r < kSegment; r += kRows) {
-        const int t = segment + row + r;
-        const bool inside = (!kHasSpans || t >= begin) && t < end && n < states;
-        flat_W[(row + r) * kPadded + n] = inside ? float(W_at[r * W_step]) : 0.0f;
-      }
+    MAMBA_UNROLL
+    for (int i = 0; i < kFill; i += 2) {
+      pairs_W[(thread * kFill + i) / 2] = make_float2(next_W.get(i), next_W.get(i + 1));
     }
     MAMBA_BARRIER();
+    fill_t += fill_move;
+    W_at += W_move;
+    mamba_fetch(next_W, W_at, W_apart, fill_t >= begin && fill_t < end ? states - fill_n : 0, W_whole);
   }
-  float own_dt[kOwn];
-  float own_x[kOwn];
+  float own_dt[kEach][kOwn];
+  float own_x[kEach][kOwn];
   MAMBA_UNROLL
   for (int j = 0; j < kOwn; ++j) {
     const int t = t0 + slice * kOwn + j;
     const bool inside = (!kHasSpans || t >= begin) && t < end;
-    const float raw = float(next_delta[j]) + bias;
-    const float dt = kSoftplus ? mamba_softplus(raw) : raw;
-    own_dt[j] = inside ? dt : 0.0f;
-    const float factor = kReverse ? (kHasZ ? mamba_silu(float(next_z[j])) : 1.0f) : dt;
-    own_x[j] = inside ? factor * float(next_x[j]) : 0.0f;
+    MAMBA_UNROLL
+    for (int e = 0; e < kEach; ++e) {
+      const float raw = next_delta[j].get(e) + bias[e];
+      const float dt = kSoftplus ? mamba_softplus(raw) : raw;
+      own_dt[e][j] = inside ? dt : 0.0f;
+      const float factor = kReverse ? (kHasZ ? mamba_silu(next_z[j].get(e)) : 1.0f) : dt;
+      own_x[e][j] = inside ? factor * next_x[j].get(e) : 0.0f;
+    }
   }
   x_at += move * x_step;
   delta_at += move * delta_step;
   z_at += move * z_step;
-  if (kReverse ? step + 1 < tiles : t0 + 2 * kSteps <= to) {
+  if (together && (kReverse ? step + 1 < tiles : t0 + 2 * kSteps <= to)) {
     MAMBA_UNROLL
     for (int j = 0; j < kOwn; ++j) {
-      next_x[j] = T(x_at[j * x_step]);
-      next_delta[j] = T(delta_at[j * delta_step]);
-      if (kHasZ && kReverse) {
-        next_z[j] = T(z_at[j * z_step]);
+      next_x[j].load(x_at + j * x_step);
+      next_delta[j].load(delta_at + j * delta_step);
+      if (kGated) {
+        next_z[j].load(z_at + j * z_step);
       }
     }
-  } else if (!kReverse) {
+  } else {
     MAMBA_UNROLL
     for (int j = 0; j < kOwn; ++j) {
-      if (t0 + kSteps + slice * kOwn + j < to) {
-        next_x[j] = T(x_at[j * x_step]);
-        next_delta[j] = T(delta_at[j * delta_step]);
-      }
+      const bool there = kReverse ? step + 1 < tiles : t0 + kSteps + slice * kOwn + j < to;
+      mamba_fetch(next_x[j], x_at + j * x_step, x_apart, there ? near : 0, together);
+      mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, there ? near : 0, together);
+      mamba_fetch(next_z[j], z_at + j * z_step, z_apart, there && kGated ? near : 0, together);
     }
   }
   MAMBA_UNROLL
   for (int turn = 0; turn < kSteps; ++turn) {
     const int k = kReverse ? kSteps - 1 - turn : turn;
     const int source = lane - slice + k / kOwn;
-    const float dt = kLanes == 1 ? own_dt[k % kOwn] : MAMBA_SHUFFLE(own_dt[k % kOwn], source);
-    const float v = kLanes == 1 ? own_x[k % kOwn] : MAMBA_SHUFFLE(own_x[k % kOwn], source);
+    float dt[kEach];
+    float v[kEach];
     bool reset = false;
     if (kHasResets) {
       const int t = t0 + k;
       reset = t >= begin && t < end && int(resets[int64_t(b) * length + t]) != 0;
     }
-    sum_dt = reset ? kHidden : sum_dt + dt;
+    MAMBA_UNROLL
+    for (int e = 0; e < kEach; ++e) {
+      dt[e] = kLanes == 1 ? own_dt[e][k % kOwn] : MAMBA_SHUFFLE(own_dt[e][k % kOwn], source);
+      v[e] = kLanes == 1 ? own_x[e][k % kOwn] : MAMBA_SHUFFLE(own_x[e][k % kOwn], source);
+      sum_dt[e] = reset ? kHidden : sum_dt[e] + dt[e];
+    }
     MAMBA_UNROLL
     for (int q = 0; q < kQuads; ++q) {
       const float4 W4 = tile_W[(tile + k) * kRow + slice * kQuads + q];
       const float w[4] = {W4.x, W4.y, W4.z, W4.w};
       MAMBA_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int i = 4 * q + e;
-        const float decay = mamba_exp2(dt * A2[i]);
-        if (kReverse) {
-          h[i] = reset ? 0.0f : decay * mamba_fma(v, w[e], h[i]);
-        } else {
-          h[i] = mamba_fma(decay, reset ? 0.0f : h[i], v * w[e]);
+      for (int e = 0; e < kEach; ++e) {
+        MAMBA_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const int i = 4 * q + j;
+          const float decay = mamba_exp2(dt[e] * A2[e][i]);
+          if (kReverse) {
+            h[e][i] = reset ? 0.0f : decay * mamba_fma(v[e], w[j], h[e][i]);
+          } else {
+            h[e][i] = mamba_fma(decay, reset ? 0.0f : h[e][i], v[e] * w[j]);
+          }
         }
       }
     }
   }
 }
 
-if (real) {
-  const int64_t row = int64_t(b) * (chunks - 1) + MAMBA_GROUP_Z;
+const int64_t row = int64_t(b) * (chunks - 1) + MAMBA_GROUP_Z;
+MAMBA_UNROLL
+for (int e = 0; e < kEach; ++e) {
   MAMBA_UNROLL
   for (int i = 0; i < kM; ++i) {
     const int n = slice * kM + i;
-    if (n < states) {
-      local[(row * states + n) * channels + d] = h[i];
+    if (n < states && e < real) {
+      local[(row * states + n) * channels + d + e] = h[e][i];
     }
   }
-  if (slice == 0) {
-    total[row * channels + d] = sum_dt;
+  if (slice == 0 && e < real) {
+    total[row * channels + d + e] = sum_dt[e];
   }
 }

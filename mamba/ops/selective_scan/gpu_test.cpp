@@ -43,7 +43,7 @@ std::vector<mx::array> values_and_gradients(const Problem& problem, const Scan& 
 }
 
 SelectiveScanOutputs large_kernel(const SelectiveScanInputs& in) {
-  return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu), true);
+  return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu), scan::Dealing::kLarge);
 }
 
 void expect_like_the_reference(const Problem& problem, const Scan& kernel = mamba::ops::kernel) {
@@ -78,7 +78,7 @@ void expect_like_the_reference(const Problem& problem, const Scan& kernel = mamb
   }
 }
 
-// Every row of shape_of() in gpu.cpp, and one chunk as well as several.
+// Every row of shape_of() in gpu_plan.cpp, and one chunk as well as several.
 const std::vector<Case> kCases = {
     {1, 1, 1, 1},   {2, 7, 3, 16},   {1, 31, 33, 8},  {2, 33, 5, 3},   {1, 100, 70, 16}, {1, 190, 3, 9},
     {2, 41, 9, 32}, {1, 35, 17, 33}, {1, 19, 9, 128}, {1, 17, 5, 200}, {1, 8, 64, 16},   {1, 0, 3, 16},
@@ -92,8 +92,12 @@ TEST_P(SelectiveScanGpu, AgreesWithTheReferenceInFloat64) {
 }
 
 TEST(SelectiveScanGpu, LargeInputsTakeOtherShapes) {
-  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
-    expect_like_the_reference(make_problem({2, 70, 67, 16}, dtype), large_kernel);
+  // One chunk and several. In 16 bits lanes have two channels: with a last one alone, and without.
+  for (const Case& c : {Case{2, 70, 67, 16}, {1, 97, 68, 16}, {2, 31, 66, 16}, {1, 129, 1, 13}}) {
+    for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+      SCOPED_TRACE(c.channels);
+      expect_like_the_reference(make_problem(c, dtype), large_kernel);
+    }
   }
 }
 
@@ -205,13 +209,32 @@ TEST(SelectiveScanGpu, StepsCanBeDifferentiated) {
   }
 }
 
+int chunks_of(int batch, int length, int channels, int states) {
+  return scan::chunks_of(batch, length, channels,
+                         scan::shape_of(batch, length, channels, states, scan::Dealing::kBySize));
+}
+
+TEST(SelectiveScanGpu, LanesHaveTwoChannelsWhereThereAreManyOf16Bits) {
+  const auto each = [](int batch, int length, int channels, int bytes) {
+    const auto dealing = scan::Dealing::kBySize;
+    const scan::Shape shape = scan::shape_of(batch, length, channels, 16, dealing);
+    const int chunks = scan::chunks_of(batch, length, channels, shape);
+    return scan::forward_shape_of(shape, batch, channels, chunks, bytes, dealing).each;
+  };
+  EXPECT_EQ(each(1, 65536, 1536, 2), 2);
+  EXPECT_EQ(each(8, 2048, 4096, 2), 2);
+  EXPECT_EQ(each(8, 2048, 4096, 4), 1);
+  EXPECT_EQ(each(16, 2048, 1536, 2), 1);  // too few threads
+  EXPECT_EQ(each(1, 2048, 1536, 2), 1);
+}
+
 TEST(SelectiveScanGpu, ChunksFillTheMachineAndCoverTheSequence) {
-  EXPECT_EQ(scan::gpu_chunks(8, 2048, 4096, 16), 1);
-  EXPECT_GT(scan::gpu_chunks(1, 2048, 1536, 16), 8);
-  EXPECT_EQ(scan::gpu_chunks(1, 1, 1536, 16), 1);
+  EXPECT_EQ(chunks_of(8, 2048, 4096, 16), 1);
+  EXPECT_GT(chunks_of(1, 2048, 1536, 16), 8);
+  EXPECT_EQ(chunks_of(1, 1, 1536, 16), 1);
   for (const int length : {1, 31, 33, 64, 97, 320, 1000, 65536}) {
     for (const int channels : {1, 300, 1536}) {
-      const int chunks = scan::gpu_chunks(1, length, channels, 16);
+      const int chunks = chunks_of(1, length, channels, 16);
       const int segments = (length + 31) / 32;
       const int per_chunk = (segments + chunks - 1) / chunks;
       EXPECT_GE(chunks * per_chunk, segments);
