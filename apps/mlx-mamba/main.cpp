@@ -10,6 +10,7 @@
 #include "apps/mlx-mamba/help.h"
 #include "mamba/base/error.h"
 #include "mamba/base/memory.h"
+#include "mamba/ops/gpu/kernel.h"
 
 namespace mamba::cli {
 
@@ -90,6 +91,7 @@ int fail(const std::string& message, int code) noexcept {
 int main(int argc, char** argv) {
   using namespace mamba::cli;  // NOLINT(google-build-using-namespace)
   mamba::keep_freed_memory();
+  mamba::ops::gpu::launch_singly();
   start_console();
   try {
     return run({argv + (argc > 0 ? 1 : 0), argv + argc});

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "mamba/models/state.h"
 #include "mamba/nn/layers.h"
@@ -62,7 +63,8 @@ struct BlockOptions {
   std::optional<mlx::core::array> spans = {};   // (B, 2) int32
   std::optional<mlx::core::array> resets = {};  // (B, L) uint8
   Dropout dropout = {};
-  bool constant_states = false;  // no gradient passes through them
+  bool constant_states = false;                                           // no gradient passes through them
+  std::vector<std::vector<mlx::core::array>>* backward_pieces = nullptr;  // ForwardOptions
 };
 
 // residual + x -> norm -> mixer. `derived`: the mixer's, where they are at hand.

@@ -194,6 +194,7 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
   BlockOptions block_options{
       .residual_dtype = residual_dtype, .spans = to_array(options.spans), .resets = options.resets};
   block_options.constant_states = options.constant_states;
+  block_options.backward_pieces = options.backward_pieces;
   const auto run = options.recompute ? run_block_recomputed : run_block;
   State next = state;
   BlockStream stream{.x = ops::dropout(embeddings, dropout.rate, dropout.seed, s),
@@ -204,7 +205,7 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
     stream.state = state.layers[i];
     stream = run(layers_[i], derived_.empty() ? std::nullopt : std::optional(derived_[i]), stream, block_options, s);
     next.layers[i] = stream.state;
-    const size_t at_once = dtype() == mx::float32 ? 2 : 4;
+    const size_t at_once = dtype() == mx::float32 || embeddings.size() > kManyTokens * embeddings.shape(2) ? 1 : 4;
     if (options.pieces != nullptr && (i + 1) % at_once == 0) {
       options.pieces->push_back(*stream.residual);
     }

@@ -3,7 +3,8 @@
 // kernel, which passes by the gated output anyway, gives that again: half of what MLX would keep.
 //
 // Sums of two gradients are made by the products themselves, and those of the convolution's input and of the gate are
-// never put side by side: each is multiplied with its half of in_proj.
+// never put side by side: each is multiplied with its half of in_proj. What several products need of a matrix is made
+// once (ops/product).
 #include "mamba/models/mixer_training.h"
 
 #include <mlx/ops.h>
@@ -12,11 +13,13 @@
 #include <vector>
 
 #include "mamba/ops/causal_conv1d/gradients.h"
+#include "mamba/ops/product/product.h"
 #include "mamba/ops/selective_scan/gradients.h"
 
 namespace mamba::models {
 
 namespace mx = mlx::core;
+using ops::Operand;
 
 namespace {
 
@@ -29,6 +32,7 @@ struct Plan {
   // Of no gradient, so they need not be arguments.
   mx::array conv_state, ssm_state;
   std::optional<mx::array> resets;
+  std::vector<std::vector<mx::array>>* pieces;
   mx::StreamOrDevice s;
 
   // (B, L, n) as (B L, n), and back.
@@ -43,11 +47,9 @@ struct Plan {
     return mx::slice(a, start, stop, s);
   }
 
-  // x W^T, and the gradients of x and of W.
   mx::array product(const mx::array& x, const mx::array& weight) const {
-    return mx::matmul(x, mx::transpose(weight, s), s);
+    return ops::product_nt(Operand(x), Operand(weight), mx::to_stream(s));
   }
-  mx::array of_weight(const mx::array& gy, const mx::array& x) const { return mx::matmul(mx::transpose(gy, s), x, s); }
 
   ops::CausalConv1dInputs conv_inputs(const std::vector<mx::array>& in, const mx::array& xz) const {
     return {.x = columns(xz, 0, inner),
@@ -92,32 +94,39 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   const mx::array& xz = kept[kXz];
   const mx::array conv = plan.keeps_conv ? kept[kConv] : ops::causal_conv1d_alone(plan.conv_inputs(in, xz), s).y;
   const mx::array& dt_B_C = kept[kDtBC];
-  const mx::array gout_rows = plan.rows(gout);
-  const mx::array gy = plan.sequences(mx::matmul(gout_rows, in[kOutProj], s));
+  const mx::Stream stream = mx::to_stream(s);
+  const Operand gout_rows(plan.rows(gout));
+  const mx::array gy = plan.sequences(ops::product_nn(gout_rows, Operand(in[kOutProj]), stream));
   const auto scan = ops::selective_scan_gradients(plan.scan_inputs(in, xz, conv, dt_B_C), gy, kept[kKept], s);
-  const mx::array gdelta = plan.rows(scan.delta);
-  const mx::array gdt = mx::matmul(gdelta, in[kDtProj], s);
-  const mx::array g_dt_B_C = mx::concatenate({gdt, plan.rows(scan.BC)}, 1, s);
-  const mx::array gconv = mx::addmm(plan.rows(scan.u), g_dt_B_C, in[kXProj], 1.0f, 1.0f, s);
+  const Operand gdelta(plan.rows(scan.delta));
+  const mx::array gdt = ops::product_nn(gdelta, Operand(in[kDtProj]), stream);
+  const Operand g_dt_B_C(mx::concatenate({gdt, plan.rows(scan.BC)}, 1, s));
+  const mx::array gconv = ops::product_nn(g_dt_B_C, Operand(in[kXProj]), stream, plan.rows(scan.u));
   const auto gc = ops::causal_conv1d_gradients(plan.conv_inputs(in, xz), plan.sequences(gconv), s);
-  const mx::array gx_half = plan.rows(gc.x);
-  const mx::array gz_half = plan.rows(scan.z);
-  const mx::array x = plan.rows(in[kX]);
+  const Operand gx_half(plan.rows(gc.x));
+  const Operand gz_half(plan.rows(scan.z));
+  const Operand x(plan.rows(in[kX]));
   const mx::array& weight = in[kInProj];
   const int width = weight.shape(1);
-  const mx::array gx = mx::addmm(mx::matmul(gz_half, mx::slice(weight, {inner, 0}, {2 * inner, width}, s), s), gx_half,
-                                 mx::slice(weight, {0, 0}, {inner, width}, s), 1.0f, 1.0f, s);
+  const Operand weight_x(mx::slice(weight, {0, 0}, {inner, width}, s));
+  const Operand weight_z(mx::slice(weight, {inner, 0}, {2 * inner, width}, s));
+  const mx::array gx = ops::product_nn(gx_half, weight_x, stream, ops::product_nn(gz_half, weight_z, stream));
   std::vector<mx::array> out(kFixed, in[kA]);
   out[kX] = plan.sequences(gx);
-  out[kInProj] = mx::concatenate({plan.of_weight(gx_half, x), plan.of_weight(gz_half, x)}, 0, s);
-  out[kXProj] = plan.of_weight(g_dt_B_C, plan.rows(conv));
-  out[kDtProj] = plan.of_weight(gdelta, plan.rows(plan.columns(dt_B_C, 0, plan.rank)));
-  out[kOutProj] = plan.of_weight(gout_rows, plan.rows(scan.y));
+  out[kInProj] = mx::concatenate({ops::product_tn(gx_half, x, stream), ops::product_tn(gz_half, x, stream)}, 0, s);
+  out[kXProj] = ops::product_tn(g_dt_B_C, Operand(plan.rows(conv)), stream);
+  out[kDtProj] = ops::product_tn(gdelta, Operand(plan.rows(plan.columns(dt_B_C, 0, plan.rank))), stream);
+  out[kOutProj] = ops::product_tn(gout_rows, Operand(plan.rows(scan.y)), stream);
   out[kConvWeight] = gc.weight;
   out[kConvBias] = plan.has_bias ? gc.bias : mx::zeros_like(in[kConvBias], s);
   out[kA] = scan.A;
   out[kD] = scan.D;
   out[kDtBias] = scan.delta_bias;
+  if (plan.pieces != nullptr) {
+    plan.pieces->push_back({out[kOutProj], scan.delta});
+    plan.pieces->push_back({out[kXProj], out[kDtProj], gconv});
+    plan.pieces->push_back({out[kInProj], gx});
+  }
   return out;
 }
 
@@ -146,6 +155,7 @@ mx::array train_mixer(const Mixer& mixer, const DerivedParameters& derived, cons
                   .conv_state = mx::stop_gradient(state.conv, s),
                   .ssm_state = mx::stop_gradient(state.ssm, s),
                   .resets = options.resets,
+                  .pieces = options.backward_pieces,
                   .s = s};
   const std::vector<mx::array> in = {x,
                                      mixer.in_proj.weight,

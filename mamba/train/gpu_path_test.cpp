@@ -18,6 +18,7 @@
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/ops/global_norm/gpu_host.h"
 #include "mamba/ops/linear_cross_entropy/gpu_host.h"
+#include "mamba/ops/product/gpu_host.h"
 #include "mamba/ops/rms_norm/gpu_host.h"
 #include "mamba/ops/selective_scan/gpu_host.h"
 #include "mamba/train/objective.h"
@@ -41,6 +42,7 @@ class GpuPaths {
     ops::global_norm_detail::use_host_kernels();
     ops::linear_cross_entropy_detail::use_host_kernels();
     ops::norm::use_host_kernels();
+    ops::product_detail::use_host_kernels();
     ops::scan::use_host_kernels();
     ops::take_gpu_paths(true);
   }
@@ -157,9 +159,23 @@ TEST(GpuPath, StepsFollowTheCpu) {
     std::vector<float> all;
     for (int step = 0; step < 8; ++step) {
       Gradients g = loss_and_gradients(model, trainable, some_batch(2, 17 + step, false), model.initial_state(2), 40);
-      send(g);
-      const mx::array norm = ops::global_norm(g.values);
-      optimizer.step(trainable, std::move(g.values), 3e-3, mx::divide(mx::array(1.0f), mx::add(norm, mx::array(1.0f))));
+      // As the trainer does: the update is put together while gradients are computed.
+      send_first(g);
+      std::vector<mx::array> updated;
+      int calls = 0;
+      send(g, {[&] {
+                 const mx::array norm = ops::global_norm(g.values);
+                 const mx::array factor = mx::divide(mx::array(1.0f), mx::add(norm, mx::array(1.0f)));
+                 updated = optimizer.step_graph(trainable, std::move(g.values), 3e-3, factor);
+               },
+               [&] {
+                 // What is sent is not held any longer.
+                 EXPECT_TRUE(g.order.empty() || g.order.front().empty());
+                 ++calls;
+               }});
+      EXPECT_EQ(calls, 1);
+      EXPECT_TRUE(g.order.empty());
+      mx::eval(updated);
       all.push_back(g.loss.item<float>());
     }
     return all;

@@ -10,7 +10,7 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
-#include <deque>
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -27,22 +27,31 @@ namespace {
 
 constexpr const char* kEmbeddings = "backbone.embeddings.weight";
 constexpr const char* kOutput = "lm_head.weight";
+constexpr int kPiecesOfLayer = 3;
 
 mx::array embedded(const models::MambaLM& model, const mx::array& tokens) {
   return mx::astype(mx::take(model.embedding_weight(), tokens, 0), model.dtype());
+}
+
+// Whether a block is more to do for a GPU than for the host that sends it, and its memory worth saving.
+bool is_large(const models::MambaLM& model, const Batch& batch) {
+  return model.dtype() == mx::float32 || batch.tokens.size() > models::kManyTokens;
 }
 
 // The last hidden states (B, L, d_model), and the state after them.
 std::pair<mx::array, models::State> hidden_of(const models::MambaLM& model, const mx::array& embeddings,
                                               const Batch& batch, const models::State& state,
                                               const ObjectiveOptions& objective,
-                                              std::vector<mx::array>* pieces = nullptr) {
+                                              std::vector<mx::array>* pieces = nullptr,
+                                              std::vector<std::vector<mx::array>>* backward_pieces = nullptr) {
   models::ForwardOptions options;
   options.resets = batch.resets;
   options.recompute = objective.recompute;
   options.dropout = objective.dropout;
   options.constant_states = true;
-  options.pieces = ops::on_cpu(mx::to_stream({})) ? nullptr : pieces;
+  const bool on_cpu = ops::on_cpu(mx::to_stream({}));
+  options.pieces = on_cpu ? nullptr : pieces;
+  options.backward_pieces = !on_cpu && is_large(model, batch) ? backward_pieces : nullptr;
   return model.hidden_of(embeddings, state, options);
 }
 
@@ -59,8 +68,10 @@ int index_of(const Trainable& trainable, const char* wanted) {
   return found;
 }
 
-// The order in which the backward pass comes by them: layer by layer, the last one first.
-void add_from_last_layer(const Trainable& trainable, const std::vector<mx::array>& values, bool is_wide,
+// The order in which the backward pass comes by them: layer by layer, the last one first, each with its `pieces` where
+// there are some for all.
+void add_from_last_layer(const Trainable& trainable, const std::vector<mx::array>& values, bool is_large,
+                         const std::vector<std::vector<mx::array>>& pieces,
                          std::vector<std::vector<mx::array>>& order) {
   constexpr std::string_view kLayers = "layers.";
   std::vector<std::vector<mx::array>> layers;
@@ -77,13 +88,23 @@ void add_from_last_layer(const Trainable& trainable, const std::vector<mx::array
   });
   // Several at a time where the host needs longer to send one than the device to compute it; more in the second half,
   // when what is done has given its memory back.
-  const size_t early = is_wide ? 1 : 2;
+  const size_t early = is_large ? 1 : 2;
   std::vector<mx::array> some;
   size_t count = 0;
+  auto piece = pieces.begin();
   for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+    const bool is_layer = layer->size() > 1;  // and not the embeddings or the last norm
+    for (int i = 0; i < kPiecesOfLayer && is_layer && piece != pieces.end(); ++i, ++piece) {
+      if (i + 1 < kPiecesOfLayer) {
+        order.push_back(*piece);
+      } else {
+        some.insert(some.end(), piece->begin(), piece->end());
+      }
+    }
     some.insert(some.end(), layer->begin(), layer->end());
     ++count;
-    if (count % (2 * count <= layers.size() ? early : early + 1) == 0 || count == layers.size()) {
+    const bool in_pieces = is_layer && !pieces.empty();
+    if (in_pieces || count % (2 * count <= layers.size() ? early : early + 1) == 0 || count == layers.size()) {
       order.push_back(std::exchange(some, {}));
     }
   }
@@ -111,12 +132,13 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
   }
   const auto scale = static_cast<float>(1.0 / divisor);
   size_t pieces = 0;
+  std::vector<std::vector<mx::array>> backward_pieces;
   // What is differentiated, the loss, the gradient of the output projection where it is trained, what pieces of the
   // work end in, and the state.
   const auto run = [&](const std::vector<mx::array>& in) {
     nn::set_parameter_list(trainable, {in.begin(), in.end() - 1});
     std::vector<mx::array> in_order;
-    auto [hidden, after] = hidden_of(model, in.back(), batch, state, options, &in_order);
+    auto [hidden, after] = hidden_of(model, in.back(), batch, state, options, &in_order, &backward_pieces);
     const ops::LinearCrossEntropyGradients last =
         ops::linear_cross_entropy_gradients(mx::stop_gradient(hidden), mx::stop_gradient(model.output_weight()),
                                             batch.targets, scale, output >= 0, {.ignore_index = kIgnored});
@@ -166,23 +188,49 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     }
     gradients.order.push_back(gradients.state.arrays());
     gradients.order.back().push_back(gradients.loss);
-    add_from_last_layer(trainable, gradients.values, model.dtype() == mx::float32, gradients.order);
+    add_from_last_layer(trainable, gradients.values, is_large(model, batch), backward_pieces, gradients.order);
   }
   return gradients;
 }
 
-void send(Gradients& gradients) {
-  std::deque<mx::array> sent;
-  for (const std::vector<mx::array>& some : gradients.order) {
-    mx::async_eval(some);
-    sent.push_back(some.front());
-    // The device has one to do while the host sends the next.
-    if (sent.size() > 1) {
-      sent.front().wait();
-      sent.pop_front();
+namespace {
+
+constexpr size_t kSentAhead = 2;
+
+void send_next(Gradients& gradients) {
+  gradients.under_way.push_back(std::exchange(gradients.order[gradients.sent++], {}));
+  mx::async_eval(gradients.under_way.back());
+}
+
+}  // namespace
+
+void send_first(Gradients& gradients) {
+  while (gradients.sent < std::min(kSentAhead, gradients.order.size())) {
+    send_next(gradients);
+  }
+}
+
+void send(Gradients& gradients, const std::vector<std::function<void()>>& meanwhile) {
+  send_first(gradients);
+  size_t called = 0;
+  while (gradients.sent < gradients.order.size()) {
+    send_next(gradients);
+    const bool calls = called < meanwhile.size();
+    if (calls) {
+      meanwhile[called++]();
+    }
+    // The device has one to do while the host sends the next, and another while it does something else.
+    for (const size_t left = calls ? kSentAhead : kSentAhead - 1; gradients.under_way.size() > left;) {
+      gradients.under_way.front().front().wait();
+      gradients.under_way.pop_front();
     }
   }
+  while (called < meanwhile.size()) {
+    meanwhile[called++]();
+  }
   gradients.order.clear();
+  gradients.under_way.clear();
+  gradients.sent = 0;
 }
 
 std::pair<mx::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,

@@ -53,8 +53,8 @@ Optimizer::Optimizer(const Trainable& trainable, const OptimizerOptions& options
   mx::eval(made);
 }
 
-void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradients, double learning_rate,
-                     const mx::array& gradient_scale) {
+std::vector<mx::array> Optimizer::step_graph(const Trainable& trainable, std::vector<mx::array> gradients,
+                                             double learning_rate, const mx::array& gradient_scale) {
   check(gradients.size() == slots_.size(), "[Optimizer] got {} gradients for {} arrays", gradients.size(),
         slots_.size());
   ++steps_;
@@ -105,6 +105,12 @@ void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradient
     }
     ++next;
   });
+  return results;
+}
+
+void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradients, double learning_rate,
+                     const mx::array& gradient_scale) {
+  const std::vector<mx::array> results = step_graph(trainable, std::move(gradients), learning_rate, gradient_scale);
   if (ops::on_cpu(mx::to_stream({}))) {
     mx::eval(results);
   } else {

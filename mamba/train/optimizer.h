@@ -39,6 +39,10 @@ class Optimizer {
   void step(const Trainable& trainable, std::vector<mlx::core::array> gradients, double learning_rate,
             const mlx::core::array& gradient_scale);
 
+  // The same as a graph: what has to be evaluated.
+  std::vector<mlx::core::array> step_graph(const Trainable& trainable, std::vector<mlx::core::array> gradients,
+                                           double learning_rate, const mlx::core::array& gradient_scale);
+
   int64_t steps() const { return steps_; }
 
   // The result so far in float32, by path: the averages where they are kept, else the parameters.

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "mamba/base/error.h"
@@ -116,9 +117,23 @@ Trainer::Work Trainer::take_step(double learning_rate) {
   const bool on_gpu = !ops::on_cpu(mx::to_stream({}));
   std::vector<mx::array> sums;
   std::vector<mx::array> losses;
+  std::optional<mx::array> norm;
+  std::vector<mx::array> updated;
+  // As torch.nn.utils.clip_grad_norm_ does it.
+  const auto update = [&] {
+    norm = ops::global_norm(sums);
+    const auto clip = static_cast<float>(settings_.grad_clip);
+    const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(clip), mx::add(*norm, mx::array(1e-6f))));
+    updated = optimizer_.step_graph(trainable_, std::move(sums), learning_rate, clip > 0 ? scale : mx::array(1.0f));
+    updated.push_back(*norm);
+  };
+  const auto prepare_next = [&] {
+    if (step_ + 1 < settings_.steps) {
+      prepared_ = prepare(step_ + 1);
+    }
+  };
   for (size_t g = 0; g < now.parts.size(); ++g) {
     Gradients got = g == 0 ? *std::exchange(now.first, std::nullopt) : gradients_of(now, g);
-    send(got);
     if (sums.empty()) {
       sums = std::move(got.values);
     } else {
@@ -136,32 +151,36 @@ Trainer::Work Trainer::take_step(double learning_rate) {
     if (settings_.carry_state) {
       const std::vector<mx::array> arrays = got.state.arrays();
       results.insert(results.end(), arrays.begin(), arrays.end());
-      carried_ = std::move(got.state);
+      carried_ = got.state;
     }
     if (on_gpu) {
+      // What comes last takes the host long, so it is put together while the device is busy with what comes first.
+      std::vector<std::function<void()>> meanwhile;
+      if (g + 1 == now.parts.size()) {
+        meanwhile = {update, prepare_next};
+      }
+      send(got, meanwhile);
       mx::async_eval(results);
     } else {
       mx::eval(results);
     }
     losses.push_back(got.loss);
   }
-  mx::array norm = ops::global_norm(sums);
-  // As torch.nn.utils.clip_grad_norm_ does it.
   if (on_gpu) {
-    // The device goes on while the host prepares the next step and then looks at the numbers. Should they not be finite
-    // the run ends, and the model in memory with it.
-    const auto clip = static_cast<float>(settings_.grad_clip);
-    const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(clip), mx::add(norm, mx::array(1e-6f))));
-    optimizer_.step(trainable_, std::move(sums), learning_rate, clip > 0 ? scale : mx::array(1.0f));
-    if (step_ + 1 < settings_.steps) {
-      prepared_ = prepare(step_ + 1);
+    // The device goes on with the next step while the host looks at the numbers. Should they not be finite the run
+    // ends, and the model in memory with it.
+    mx::async_eval(updated);
+    if (prepared_) {
+      send_first(*prepared_->first);
     }
+  } else {
+    norm = ops::global_norm(sums);
   }
   double loss = 0;
   for (mx::array& part : losses) {
     loss += static_cast<double>(part.item<float>());
   }
-  const double grad_norm = static_cast<double>(norm.item<float>());
+  const double grad_norm = static_cast<double>(norm->item<float>());
   if (!on_gpu && std::isfinite(loss) && std::isfinite(grad_norm)) {
     const double scale = settings_.grad_clip > 0 ? std::min(1.0, settings_.grad_clip / (grad_norm + 1e-6)) : 1.0;
     optimizer_.step(trainable_, std::move(sums), learning_rate, mx::array(static_cast<float>(scale)));

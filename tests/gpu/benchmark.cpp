@@ -249,11 +249,17 @@ Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
     }
     const auto start = Clock::now();
     train::Gradients g = std::move(next);
-    train::send(g);
+    std::vector<mx::array> updated;
     const mx::array norm = ops::global_norm(g.values);
-    const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(1.0f), mx::add(norm, mx::array(1e-6f))));
-    optimizer.step(trainable, std::move(g.values), 1e-4, scale);
-    next = prepare();
+    train::send(g, {[&] {
+                      const mx::array more = mx::add(norm, mx::array(1e-6f));
+                      const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(1.0f), more));
+                      updated = optimizer.step_graph(trainable, std::move(g.values), 1e-4, scale);
+                    },
+                    [&] { next = prepare(); }});
+    updated.push_back(norm);
+    mx::async_eval(updated);
+    train::send_first(next);
     loss = g.loss.item<float>();
     mx::array copy = norm;
     copy.item<float>();

@@ -46,8 +46,7 @@ void add_scans(Table& table) {
   for (const Case& c : cases) {
     const mx::Shape wide = {c.batch, c.length, c.channels};
     const mx::Shape narrow = {c.batch, c.length, c.states};
-    mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, 3)), mx::Device::cpu);
-    A.eval();
+    const mx::array A = mx::negative(mx::exp(normal({c.channels, c.states}, 3), mx::Device::cpu), mx::Device::cpu);
     const Arrays in = {normal(wide, 1, 1.0f, 0.0f, c.dtype),
                        normal(wide, 2, 1.5f, -1.0f, c.dtype),
                        A,
@@ -131,10 +130,11 @@ void add_scans(Table& table) {
     return {out.y, out.state};
   };
   for (const int states : {16, 5, 100}) {
-    table.add(fmt::format("selective_scan_step N{}", states), 2e-5, step,
-              {normal({3, 77}, 1), normal({3, 77}, 2), mx::negative(mx::exp(normal({77, states}, 3)), mx::Device::cpu),
-               normal({3, states}, 4), normal({3, states}, 5), normal({77}, 6), normal({3, 77}, 7), normal({77}, 8),
-               normal({3, 77, states}, 9)});
+    table.add(
+        fmt::format("selective_scan_step N{}", states), 2e-5, step,
+        {normal({3, 77}, 1), normal({3, 77}, 2),
+         mx::negative(mx::exp(normal({77, states}, 3), mx::Device::cpu), mx::Device::cpu), normal({3, states}, 4),
+         normal({3, states}, 5), normal({77}, 6), normal({3, 77}, 7), normal({77}, 8), normal({3, 77, states}, 9)});
   }
 }
 
@@ -207,7 +207,6 @@ void add_norms_and_products(Table& table) {
         wide.out_dtype = mx::float32;
         return {ops::linear(a[0], a[1], a[2], options, device), ops::linear(a[0], a[1], {}, wide, device)};
       };
-      // In float32 with MLX_ENABLE_TF32=0, as tests/gpu/run sets it: TF32 has 10 bits.
       table.add(fmt::format("linear L{} {}", rows, name_of(dtype)), dtype == mx::float32 ? 1e-4 : 0x1p-6, linear,
                 {normal({2, rows, 48}, 1, 1.0f, 0.0f, dtype), normal({130, 48}, 2, 0.2f, 0.0f, dtype),
                  normal({130}, 3, 1.0f, 0.0f, dtype)});
@@ -223,6 +222,59 @@ void add_norms_and_products(Table& table) {
     table.add(fmt::format("linear_cross_entropy {}", name_of(dtype)), dtype == mx::float32 ? 2e-4 : 0x1p-6, loss,
               {normal({1500, 64}, 1, 1.0f, 0.0f, dtype), normal({997, 64}, 2, 0.3f, 0.0f, dtype)});
   }
+}
+
+// Products in float32 whose rows are of very different sizes, up to what training has. Relative to its row's size each
+// number is as exact as the others, and so are the gradients.
+void add_products(Table& table) {
+  struct Case {
+    int rows, n, k;
+  };
+  for (const Case& c : std::vector<Case>{{1, 1, 1},
+                                         {7, 5, 3},
+                                         {5, 300, 70},
+                                         {64, 80, 1536},
+                                         {1000, 129, 48},
+                                         {333, 1031, 257},
+                                         {4096, 768, 1536},
+                                         {40, 33, 20011}}) {
+    std::vector<float> sizes;
+    for (int i = 0; i < c.rows; ++i) {
+      sizes.push_back(i % 3 == 0 ? 0x1p-66f : i % 3 == 1 ? 1.0f : 0x1p66f);
+    }
+    const mx::array size(sizes.begin(), {c.rows, 1});
+    const Function product = [=](const Arrays& a, mx::Device device) -> Arrays {
+      const mx::array y = ops::linear(mx::multiply(a[0], size, device), a[1], {}, {}, device);
+      return {mx::divide(y, size, device)};
+    };
+    // A sum of k terms is larger than they are by their number's root.
+    table.add(fmt::format("product {} x {} x {}", c.rows, c.n, c.k), 2e-5, product,
+              {normal({c.rows, c.k}, 1), normal({c.n, c.k}, 2)});
+  }
+  // Where numbers are none: infinity times what has no more than 11 bits, too.
+  std::vector<float> rows(8 * 4, 0.5f);
+  const float infinity = INFINITY;
+  rows[0] = infinity;
+  rows[4] = -infinity;
+  rows[8] = NAN;
+  rows[12] = infinity;
+  rows[13] = -infinity;
+  rows[16] = 0.0f;
+  rows[20] = 1e-41f;
+  const Function kinds = [](const Arrays& a, mx::Device device) -> Arrays {
+    Arrays out;
+    for (const mx::array& weight : {a[1], a[2]}) {
+      const mx::array y = ops::linear(a[0], weight, {}, {}, device);
+      for (const mx::array& is : {mx::isnan(y, device), mx::isposinf(y, device), mx::isneginf(y, device)}) {
+        out.push_back(mx::astype(is, mx::float32, device));
+      }
+    }
+    return out;
+  };
+  table.add_values(
+      "product infinite", 0, kinds,
+      {mx::array(rows.begin(), {8, 4}), mx::array({1.0f, 0.5f, 2.0f, 0.3f, 1.1f, 0.3f, -7.7f, 1.0f}, {2, 4}),
+       mx::array({infinity, 0.5f, 2.0f, 0.1f, -infinity, 0.3f, 1.0f, 1.0f}, {2, 4})});
 }
 
 void add_model(Table& table) {
@@ -262,6 +314,7 @@ bool equality(const std::string& filter) {
   add_scans(table);
   add_convolutions(table);
   add_norms_and_products(table);
+  add_products(table);
   add_training(table);
   mx::set_default_device(mx::Device::gpu);
   return table.all_ok();

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <exception>
 
+#include "mamba/ops/gpu/kernel.h"
+
 namespace mamba::gpu_report {
 
 void report(const std::string& part, const std::string& name, Json entry) {
@@ -27,6 +29,7 @@ int main(int argc, char** argv) {
   using namespace mamba;  // NOLINT(google-build-using-namespace)
   const std::string what = argc > 1 ? argv[1] : "";
   const std::string filter = argc > 2 ? argv[2] : "";
+  ops::gpu::launch_singly();  // as the program does
   try {
     if (!mlx::core::is_available(mlx::core::Device::gpu)) {
       fmt::print(stderr, "gpu_report: error: MLX finds no GPU here\n");

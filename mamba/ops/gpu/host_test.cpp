@@ -3,6 +3,7 @@
 #include <mlx/transforms.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "mamba/ops/cpu/test_arrays.h"
@@ -255,6 +256,16 @@ TEST(Dialect, SoftplusIsExactWhereItIsTiny) {
   EXPECT_TRUE(std::isnan(mamba_softplus(NAN)));
   EXPECT_EQ(mamba_sigmoid(-1e30f), 0.0f);
   EXPECT_EQ(mamba_sigmoid(1e30f), 1.0f);
+}
+
+TEST(Launches, AreSingleUnlessTheEnvironmentSaysOtherwise) {
+  unsetenv("MLX_USE_CUDA_GRAPHS");
+  launch_singly();
+  EXPECT_STREQ(std::getenv("MLX_USE_CUDA_GRAPHS"), "0");
+  setenv("MLX_USE_CUDA_GRAPHS", "1", 1);
+  launch_singly();
+  EXPECT_STREQ(std::getenv("MLX_USE_CUDA_GRAPHS"), "1");
+  unsetenv("MLX_USE_CUDA_GRAPHS");
 }
 
 }  // namespace

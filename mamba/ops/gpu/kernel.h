@@ -63,6 +63,11 @@ class Kernel {
 // For tests: what runs the kernel `name` on CPU streams. The launches themselves are then tested too.
 void set_host_body(const std::string& name, void (*run)(const host::Launch& launch));
 
+// MLX gathers launches into CUDA graphs. One with a product whose groups work together in two directions, as those of
+// float32 numbers do, it makes anew each time and waits for. Called before anything runs on a GPU, this has kernels
+// launched one by one instead, unless MLX_USE_CUDA_GRAPHS says something else.
+void launch_singly();
+
 // `a` itself where its values are known to lie row by row, else a node that makes them. A node costs the host about as
 // much as a small kernel costs the device.
 mlx::core::array contiguous(const mlx::core::array& a, const mlx::core::Stream& stream);

@@ -198,3 +198,35 @@ MAMBA_FN float mamba_conv_step(Weights weight, Before before, int apart, After a
   }
   return sum;
 }
+
+MAMBA_FN bool mamba_is_finite(float x) {
+  return (mamba_bits_of_float(x) & 0x7f800000) != 0x7f800000;
+}
+
+// A finite x as the sum of two numbers of 11 bits, which TF32 holds: its upper bits, and what they leave, rounded.
+MAMBA_FN float mamba_high_part(float x) {
+  return mamba_float_of_bits(int(uint32_t(mamba_bits_of_float(x)) & 0xffffe000u));
+}
+MAMBA_FN float mamba_low_part(float x) {
+  const float rest = x - mamba_high_part(x);
+  return mamba_float_of_bits(int((uint32_t(mamba_bits_of_float(rest)) + 0x1000u) & 0xffffe000u));
+}
+
+// Any x likewise, for products of three parts: `last` is the high part where it is multiplied with a high part. What is
+// not finite stands there alone, since 0 x infinity would be no number; what is too small for a high part stands there
+// too, since times infinity it is one.
+struct MambaParts {
+  float low, high, last;
+};
+MAMBA_FN MambaParts mamba_parts(float x) {
+  const bool finite = mamba_is_finite(x);
+  MambaParts parts;
+  parts.high = finite ? mamba_high_part(x) : 0.0f;
+  parts.low = finite ? mamba_low_part(x) : 0.0f;
+  if (parts.high == 0.0f && parts.low != 0.0f) {
+    parts.high = parts.low;
+    parts.low = 0.0f;
+  }
+  parts.last = finite ? parts.high : (x == x ? x : mamba_not_a_number());
+  return parts;
+}

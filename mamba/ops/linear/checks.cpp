@@ -4,6 +4,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/product/product.h"
 
 namespace mamba::ops {
 
@@ -56,12 +57,25 @@ mx::array keep_spans(const mx::array& a, const mx::array& spans, mx::StreamOrDev
   return mx::where(mx::expand_dims(inside, 2, s), a, mx::array(0, a.dtype()), s);
 }
 
+mx::array rows_times_transposed(const mx::array& x, const mx::array& weight, const mx::Stream& stream) {
+  const int width = weight.shape(1);
+  mx::Shape shape = x.shape();
+  shape.back() = weight.shape(0);
+  if (x.size() == 0) {
+    return mx::zeros(shape, mx::float32, stream);
+  }
+  const auto rows = static_cast<int>(x.size() / static_cast<size_t>(width));
+  return mx::reshape(differentiable_product_nt(mx::reshape(x, {rows, width}, stream), weight, stream), shape, stream);
+}
+
 mx::array finished_product(mx::array y, bool has_bias, const LinearOptions& options, mx::Dtype out_dtype,
                            mx::StreamOrDevice s) {
   if (options.low_rank) {
     const mx::array V = mx::astype(options.low_rank->V, mx::float32, s);
     const mx::array wide = mx::astype(y, mx::float32, s);
-    y = mx::addmm(wide, options.low_rank->u, mx::transpose(V, s), 1.0f, 1.0f, s);
+    const mx::array& u = options.low_rank->u;
+    y = splits_products(mx::to_stream(s)) ? mx::add(wide, rows_times_transposed(u, V, mx::to_stream(s)), s)
+                                          : mx::addmm(wide, u, mx::transpose(V, s), 1.0f, 1.0f, s);
   }
   if (options.spans && (has_bias || options.low_rank)) {
     y = keep_spans(y, *options.spans, s);

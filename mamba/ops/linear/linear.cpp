@@ -6,6 +6,7 @@
 
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/checks.h"
+#include "mamba/ops/product/product.h"
 #ifndef __APPLE__
 #include "mamba/ops/linear/forward.h"
 #endif
@@ -25,7 +26,17 @@ mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::
   if (options.spans) {
     rows = keep_spans(rows, *options.spans, stream);
   }
-  const mx::array columns = mx::transpose(mx::astype(weight, dtype, stream), stream);
+  const mx::array factor = mx::astype(weight, dtype, stream);
+  // Numbers of 16 bits are no longer than those of TF32, but their product's gradient is.
+  const bool exact = x.dtype() != mx::float32 && weight.dtype() != mx::float32 && !x.is_tracer() && !weight.is_tracer();
+  if (dtype == mx::float32 && !exact && splits_products(stream)) {
+    mx::array y = rows_times_transposed(rows, factor, stream);
+    if (bias) {
+      y = mx::add(y, mx::astype(*bias, dtype, stream), stream);
+    }
+    return finished_product(std::move(y), bias.has_value(), options, out_dtype, stream);
+  }
+  const mx::array columns = mx::transpose(factor, stream);
   mx::array y = bias ? mx::addmm(mx::astype(*bias, dtype, stream), rows, columns, 1.0f, 1.0f, stream)
                      : mx::matmul(rows, columns, stream);
   return finished_product(std::move(y), bias.has_value(), options, out_dtype, stream);

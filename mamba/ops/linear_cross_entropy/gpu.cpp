@@ -11,6 +11,8 @@
 
 #include "mamba/ops/accumulate/accumulate.h"
 #include "mamba/ops/gpu/kernel.h"
+#include "mamba/ops/product/gpu.h"
+#include "mamba/ops/product/product.h"
 
 namespace mamba::embedded {
 std::string_view gpu_loss_forward();
@@ -63,9 +65,12 @@ struct Plan {
     return mx::slice(a, start, stop, s);
   }
 
-  // 16-bit numbers are exact in float32's product, whose result is not rounded to 16 bits.
-  mx::array logits(const mx::array& rows, const mx::array& wide_weight) const {
-    return mx::matmul(mx::astype(rows, mx::float32, s), mx::transpose(wide_weight, s), s);
+  // Numbers of 16 bits are exact as TF32, and so is a float32 product of them, which is not rounded to 16 bits.
+  mx::array logits(const mx::array& rows, const mx::array& weight, const Operand& wide_weight) const {
+    const mx::array wide = mx::astype(rows, mx::float32, s);
+    const bool is_exact = rows.dtype() != mx::float32 && weight.dtype() != mx::float32;
+    return is_exact ? mx::matmul(wide, mx::transpose(wide_weight.matrix(), s), s)
+                    : product_nt(Operand(wide), wide_weight, s);
   }
 };
 
@@ -81,11 +86,11 @@ mx::array counted_rows(const Plan& plan, const mx::array& x, const mx::array& ta
 // Inputs: x (tokens, K), the weight, targets (tokens,). Outputs: log-probabilities and logarithms of sums, (tokens,).
 std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in) {
   const mx::array rows = counted_rows(plan, in[0], in[2]);
-  const mx::array weight = mx::astype(in[1], mx::float32, plan.s);
+  const Operand weight(mx::astype(in[1], mx::float32, plan.s));
   std::vector<mx::array> log_probabilities;
   std::vector<mx::array> log_sums;
   for (int begin = 0; begin < plan.tokens; begin += plan.piece) {
-    mx::array logits = plan.logits(plan.part(rows, begin), weight);
+    mx::array logits = plan.logits(plan.part(rows, begin), in[1], weight);
     if (!log_sums.empty()) {
       logits = mx::depends({logits}, {log_sums.back()})[0];  // one piece at a time
     }
@@ -104,14 +109,14 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
                                 const mx::array& log_sums) {
   const mx::Stream& s = plan.s;
   const mx::array rows = counted_rows(plan, in[0], in[2]);
-  const mx::array weight = mx::astype(in[1], mx::float32, s);
+  const Operand weight(mx::astype(in[1], mx::float32, s));
   const mx::Dtype dtype = in[0].dtype() == in[1].dtype() ? in[0].dtype() : mx::float32;
-  const mx::array factor = mx::astype(in[1], dtype, s);
+  const Operand factor(mx::astype(in[1], dtype, s));
   std::vector<mx::array> gx;
   std::optional<mx::array> gweight;
   for (int begin = 0; begin < plan.tokens; begin += plan.piece) {
     const mx::array part = plan.part(rows, begin);
-    mx::array logits = plan.logits(part, weight);
+    mx::array logits = plan.logits(part, in[1], weight);
     if (gweight) {
       logits = mx::depends({logits}, {*gweight})[0];
     }
@@ -126,15 +131,15 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
                            {"kIgnoredHigh", plan.ignored_high()},
                            {"kIgnoredLow", plan.ignored_low()}},
                           s)[0];
-    const mx::array turned = mx::transpose(gradient, s);
-    const mx::array share = mx::astype(part, dtype, s);
+    const Operand of_logits(gradient);
+    const Operand share(mx::astype(part, dtype, s));
     if (dtype == mx::float32) {
-      gweight = gweight ? mx::addmm(*gweight, turned, share, 1.0f, 1.0f, s) : mx::matmul(turned, share, s);
+      gweight = product_tn(of_logits, share, s, gweight);
     } else {
-      const mx::array more = mx::matmul(turned, share, s);
+      const mx::array more = product_tn(of_logits, share, s);
       gweight = gweight ? accumulate(*gweight, more, s) : mx::astype(more, mx::float32, s);
     }
-    gx.push_back(mx::depends({mx::matmul(gradient, factor, s)}, {*gweight})[0]);
+    gx.push_back(mx::depends({product_nn(of_logits, factor, s)}, {*gweight})[0]);
   }
   return {mx::astype(mx::concatenate(gx, 0, s), in[0].dtype(), s), mx::astype(*gweight, in[1].dtype(), s),
           mx::zeros_like(in[2], s)};
@@ -146,6 +151,76 @@ std::pair<mx::array, mx::array> split_product(const mx::array& a, const mx::arra
   const mx::array high = mx::matmul(a, b, s);
   return {high, mx::addmm(high, a, b, 1.0f, -1.0f, s)};
 }
+
+mx::array rows_of(const mx::array& a, int from, int to, const mx::Stream& s) {
+  return mx::slice(a, {from, 0}, {to, a.shape(1)}, s);
+}
+
+// float32 numbers as ops/product has them, high and low. The weight's are kept once for logits and gradients, where one
+// product of three times the length would need them six times. Words come in pieces, so that sums over them, which
+// tensor cores round down at each step, are short.
+struct SplitWeight {
+  int words, pieces, piece_words;
+  mx::array both;  // (2 pieces piece_words, K): all of high, then of low, zeros behind the last word
+  mx::Stream s;
+
+  static SplitWeight of(const mx::array& weight, const mx::Stream& s) {
+    constexpr int kMostWords = 4096;
+    const int words = weight.shape(0);
+    int pieces = (words + kMostWords - 1) / kMostWords;
+    // As many as divide the words into whole lines of memory, if there is such a number near.
+    for (int more = pieces; more < 2 * pieces; ++more) {
+      if (words % (4 * more) == 0) {
+        pieces = more;
+        break;
+      }
+    }
+    const int piece_words = ((words + pieces - 1) / pieces + 3) / 4 * 4;
+    const int padding = pieces * piece_words - words;
+    const mx::array padded =
+        padding == 0 ? weight : mx::pad(weight, {{0, padding}, {0, 0}}, mx::array(0.0f), "constant", s);
+    return {words, pieces, piece_words, product_detail::gpu_split(padded, {.count = 2, .low = 1, .blocks = true}, s),
+            s};
+  }
+
+  mx::array part(bool low, int rows) const {
+    const int from = low ? pieces * piece_words : 0;
+    return rows_of(both, from, from + rows, s);
+  }
+  mx::array in_pieces(const mx::array& a) const { return mx::reshape(a, {pieces, piece_words, a.shape(-1)}, s); }
+
+  // Logits of x, given as its high, low and once more its high parts (3 rows, K), and what has to be added to them.
+  std::pair<mx::array, mx::array> logits(const mx::array& x) const {
+    const int rows = x.shape(0) / 3;
+    const mx::array x_high = rows_of(x, 0, rows, s);
+    const mx::array x_low = rows_of(x, rows, 2 * rows, s);
+    const mx::array high = mx::transpose(part(false, words), s);
+    const mx::array low = mx::transpose(part(true, words), s);
+    return {mx::matmul(x_high, high, s), mx::addmm(mx::matmul(x_low, high, s), x_high, low, 1.0f, 1.0f, s)};
+  }
+
+  // Of the gradient of logits g (pieces, 3 rows, piece_words), its low, high and once more its high parts.
+  mx::array of_x(const mx::array& g) const {
+    const int rows = g.shape(1) / 3;
+    const auto of_rows = [&](int from, int to) { return mx::slice(g, {0, from, 0}, {pieces, to, piece_words}, s); };
+    const mx::array high = in_pieces(part(false, pieces * piece_words));
+    const mx::array low = in_pieces(part(true, pieces * piece_words));
+    const mx::array sums = mx::reshape(mx::matmul(of_rows(0, 2 * rows), high, s), {2 * pieces, rows, high.shape(2)}, s);
+    return product_detail::gpu_sum({sums, mx::matmul(of_rows(2 * rows, 3 * rows), low, s)}, s);
+  }
+
+  // g^T x of the same x, added to `sum` (pieces, piece_words, K).
+  mx::array of_weight(const mx::array& g, const mx::array& x, const std::optional<mx::array>& sum) const {
+    const mx::array turned = mx::transpose(g, {0, 2, 1}, s);
+    const mx::array every = mx::broadcast_to(x, {pieces, x.shape(0), x.shape(1)}, s);
+    return sum ? mx::addmm(*sum, turned, every, 1.0f, 1.0f, s) : mx::matmul(turned, every, s);
+  }
+
+  mx::array without_padding(const mx::array& gradient) const {
+    const mx::array all = mx::reshape(gradient, {pieces * piece_words, gradient.shape(2)}, s);
+    return pieces * piece_words == words ? all : rows_of(all, 0, words, s);
+  }
+};
 
 }  // namespace
 
@@ -162,6 +237,10 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
       mx::astype(counted_rows(plan, mx::reshape(x, {tokens, plan.width}, s), flat_targets), dtype, s);
   const mx::array factor = mx::astype(weight, dtype, s);
   const mx::array columns = mx::transpose(factor, s);
+  const bool split = !narrow && splits_products(s);
+  const auto split_weight = split ? std::optional(SplitWeight::of(factor, s)) : std::nullopt;
+  const int pieces = split ? split_weight->pieces : 0;
+  const int piece_words = split ? split_weight->piece_words : 1;
   std::vector<mx::array> log_probabilities;
   std::vector<mx::array> gx;
   std::optional<mx::array> gweight;
@@ -170,28 +249,37 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
     if (!gx.empty()) {
       part = mx::depends({part}, {gx.back()})[0];  // one piece at a time
     }
-    const auto [logits, rest] =
-        narrow ? split_product(part, columns, s) : std::pair(mx::matmul(part, columns, s), mx::array({0.0f}));
     const int count = part.shape(0);
+    if (split) {
+      part = product_detail::gpu_split(part, {.count = 3, .low = 1, .blocks = true}, s);
+    }
+    const auto [logits, rest] = split    ? split_weight->logits(part)
+                                : narrow ? split_product(part, columns, s)
+                                         : std::pair(mx::matmul(part, columns, s), mx::array({0.0f}));
     const auto whole = [&](const mx::array& a) { return gpu::contiguous(plan.part(a, begin), s); };
     const std::vector<mx::array> out =
-        both_kernel()({logits, rest, whole(flat_targets), whole(flat_cotangent)}, {{count}, logits.shape()},
+        both_kernel()({logits, rest, whole(flat_targets), whole(flat_cotangent)},
+                      {{count}, split ? mx::Shape{pieces, 3 * count, piece_words} : mx::Shape{count, plan.words}},
                       {mx::float32, dtype}, {{count, 1, 1}, kThreads},
                       {{"T", dtype},
                        {"kThreads", kThreads},
-                       {"kPair", narrow},
+                       {"kPair", narrow || split},
+                       {"kPieces", pieces},
+                       {"kPieceWords", piece_words},
                        {"kIgnoredHigh", plan.ignored_high()},
                        {"kIgnoredLow", plan.ignored_low()}},
                       s);
     log_probabilities.push_back(out[0]);
-    gx.push_back(mx::matmul(out[1], factor, s));
+    gx.push_back(split ? split_weight->of_x(out[1]) : mx::matmul(out[1], factor, s));
     if (of_weight) {
-      const mx::array turned = mx::transpose(out[1], s);
+      const mx::array turned = split ? out[1] : mx::transpose(out[1], s);
       if (narrow) {
         const mx::array more = mx::matmul(turned, part, s);
         gweight = gweight ? accumulate(*gweight, more, s) : mx::astype(more, mx::float32, s);
       } else {
-        gweight = gweight ? mx::addmm(*gweight, turned, part, 1.0f, 1.0f, s) : mx::matmul(turned, part, s);
+        gweight = split     ? split_weight->of_weight(out[1], part, gweight)
+                  : gweight ? mx::addmm(*gweight, turned, part, 1.0f, 1.0f, s)
+                            : mx::matmul(turned, part, s);
       }
       gx.back() = mx::depends({gx.back()}, {*gweight})[0];
     }
@@ -200,7 +288,7 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
   GpuGradients result{.log_probabilities = mx::reshape(all, targets.shape(), s),
                       .x = mx::reshape(mx::astype(mx::concatenate(gx, 0, s), x.dtype(), s), x.shape(), s)};
   if (gweight) {
-    result.weight = mx::astype(*gweight, weight.dtype(), s);
+    result.weight = mx::astype(split ? split_weight->without_padding(*gweight) : *gweight, weight.dtype(), s);
   }
   result.pieces = std::move(gx);
   return result;

@@ -1,6 +1,8 @@
 // GPU kernel, in the dialect of ops/gpu: one row of logits (rows, N) to a group. Gives the target's log-probability
 // (rows,) and the gradient of the logits (rows, N) in T, cotangent ([n = target] - softmax), which is 0 in rows that do
-// not count. kPair: the logits are sums of `logits` and `rest`.
+// not count. kPair: the logits are sums of `logits` and `rest`. kPieces > 0: the gradient is (kPieces, 3 rows,
+// kPieceWords), words in pieces with zeros behind the last, each as ops/product splits it: all of its low parts, then
+// its high parts twice.
 constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 constexpr int kSimds = kThreads / 32;
@@ -13,7 +15,8 @@ MAMBA_SHARED(float, maxima, kSimds);
 MAMBA_SHARED(float, sums, kSimds);
 const auto logits_at = logits + start;
 const auto rest_at = rest + (kPair ? start : 0);
-const auto gradient_at = gradient + start;
+const auto gradient_at = gradient + (kPieces > 0 ? int64_t(row) * kPieceWords : start);
+const int64_t apart = int64_t(logits_shape[0]) * kPieceWords;
 // Finite, so that a difference of two is a number.
 float maximum = -3e38f;
 float sum = 0.0f;
@@ -73,15 +76,24 @@ if (thread == 0) {
   log_probability[row] = target == ignored ? 0.0f : (known ? chosen - kLn2 * log2_sum : mamba_not_a_number());
 }
 const float g = counts ? float(cotangent[row]) : 0.0f;
+const int gradients = kPieces > 0 ? kPieces* kPieceWords : words;
 MAMBA_NO_UNROLL
-for (int from = thread; from < words; from += kThreads * kLoads) {
+for (int from = thread; from < gradients; from += kThreads * kLoads) {
   MAMBA_UNROLL
   for (int i = 0; i < kLoads; ++i) {
     const int n = from + i * kThreads;
-    if (n < words) {
-      const float v = kLog2e * (float(logits_at[n]) + (kPair ? float(rest_at[n]) : 0.0f));
+    if (n < gradients) {
+      const float v = n < words ? kLog2e * (float(logits_at[n]) + (kPair ? float(rest_at[n]) : 0.0f)) : 0.0f;
       const float share = counts ? mamba_exp2(v - log2_sum) : 0.0f;
-      gradient_at[n] = T(g * ((n == target ? 1.0f : 0.0f) - share));
+      const float of_logit = n < words ? g * ((n == target ? 1.0f : 0.0f) - share) : 0.0f;
+      if (kPieces > 0) {
+        const auto to = gradient_at + (n / kPieceWords * 3 * apart + n % kPieceWords);
+        to[0] = T(mamba_low_part(of_logit));
+        to[apart] = T(mamba_high_part(of_logit));
+        to[2 * apart] = T(mamba_high_part(of_logit));
+      } else {
+        gradient_at[n] = T(of_logit);
+      }
     }
   }
 }

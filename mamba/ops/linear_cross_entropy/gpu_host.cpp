@@ -42,6 +42,8 @@ void both(const host::Launch& launch) {
   MAMBA_HOST_INT(kIgnoredHigh);
   MAMBA_HOST_INT(kIgnoredLow);
   MAMBA_HOST_BOOL(kPair);
+  MAMBA_HOST_INT(kPieces);
+  MAMBA_HOST_INT(kPieceWords);
 #include "mamba/ops/linear_cross_entropy/gpu_both.h"
 }
 

@@ -4,9 +4,12 @@
 #include <cmath>
 #include <vector>
 
+#include "mamba/ops/accumulate/gpu_host.h"
+#include "mamba/ops/dispatch.h"
 #include "mamba/ops/gpu/test_compare.h"
 #include "mamba/ops/linear_cross_entropy/gpu_host.h"
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "mamba/ops/product/gpu_host.h"
 
 namespace mamba::ops {
 namespace {
@@ -22,7 +25,19 @@ mx::array gpu(const mx::array& x, const mx::array& weight, const mx::array& targ
                                                           mx::default_stream(mx::Device::cpu));
 }
 
-TEST(LinearCrossEntropyGpu, AgreesWithTheReferenceForAnyPieces) {
+// float32 once as one product, once as three.
+class LinearCrossEntropyGpuProducts : public ::testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    accumulate_detail::use_host_kernels();
+    product_detail::use_host_kernels();
+    take_gpu_paths(GetParam());
+  }
+  void TearDown() override { take_gpu_paths(false); }
+};
+INSTANTIATE_TEST_SUITE_P(Split, LinearCrossEntropyGpuProducts, ::testing::Bool());
+
+TEST_P(LinearCrossEntropyGpuProducts, AgreesWithTheReferenceForAnyPieces) {
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
     for (const int words : {1, 300, 1050}) {
       std::vector<int32_t> ids(14);
@@ -50,11 +65,11 @@ TEST(LinearCrossEntropyGpu, AgreesWithTheReferenceForAnyPieces) {
   }
 }
 
-TEST(LinearCrossEntropyGpu, ValueAndGradientsAtOnceAgreeWithTheReference) {
+TEST_P(LinearCrossEntropyGpuProducts, ValueAndGradientsAtOnceAgreeWithTheReference) {
   linear_cross_entropy_detail::use_host_kernels();
   const mx::Stream cpu = mx::default_stream(mx::Device::cpu);
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
-    for (const int words : {1, 300, 1050}) {
+    for (const int words : {1, 300, 1050, 4099}) {
       std::vector<int32_t> ids(14);
       for (size_t i = 0; i < ids.size(); ++i) {
         ids[i] = i % 5 == 2 ? -100 : static_cast<int32_t>(i * 7919 % static_cast<size_t>(words));

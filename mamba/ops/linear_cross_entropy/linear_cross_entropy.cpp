@@ -11,6 +11,7 @@
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/linear_cross_entropy/gpu.h"
 #include "mamba/ops/linear_cross_entropy/primitive.h"
+#include "mamba/ops/product/product.h"
 
 namespace mamba::ops {
 
@@ -34,7 +35,11 @@ void check_arguments(const mx::array& x, const mx::array& weight, const mx::arra
 
 namespace {
 
-constexpr int kGpuPieceTokens = 1024;
+// Split float32 logits and their gradient take two and a half times the memory.
+int gpu_piece_tokens(const mx::array& x, const mx::array& weight, const mx::Stream& stream) {
+  const bool narrow = x.dtype() == weight.dtype() && x.dtype() != mx::float32;
+  return !narrow && splits_products(stream) ? 512 : 1024;
+}
 
 #ifdef __APPLE__
 // MLX's own product is fast: a piece of the tokens at a time, its logits computed again for the gradient.
@@ -73,7 +78,8 @@ mx::array linear_log_probability(const mx::array& x, const mx::array& weight, co
     return linear_cross_entropy_detail::forward(x, weight, targets, ignore_index, stream);
 #endif
   }
-  return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index, kGpuPieceTokens, stream);
+  return linear_cross_entropy_detail::gpu_log_probability(x, weight, targets, ignore_index,
+                                                          gpu_piece_tokens(x, weight, stream), stream);
 }
 
 namespace {
@@ -123,8 +129,9 @@ LinearCrossEntropyGradients linear_cross_entropy_gradients(const mx::array& x, c
   }
 #endif
   if (!on_cpu(stream) && targets.size() > 0) {
-    linear_cross_entropy_detail::GpuGradients gradients = linear_cross_entropy_detail::gpu_gradients(
-        x, weight, tokens.targets, cotangent, options.ignore_index, kGpuPieceTokens, of_weight, stream);
+    linear_cross_entropy_detail::GpuGradients gradients =
+        linear_cross_entropy_detail::gpu_gradients(x, weight, tokens.targets, cotangent, options.ignore_index,
+                                                   gpu_piece_tokens(x, weight, stream), of_weight, stream);
     return {.losses = mx::multiply(tokens.factor, gradients.log_probabilities, s),
             .x = std::move(gradients.x),
             .weight = std::move(gradients.weight),
