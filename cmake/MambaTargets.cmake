@@ -21,6 +21,15 @@ function(mamba_target_defaults target)
   target_compile_options(${target} PRIVATE ${MAMBA_WARNINGS})
 endfunction()
 
+# mamba_precompile_headers(target headers...): reads what most sources include once for all of them.
+function(mamba_precompile_headers target)
+  if(MAMBA_PRECOMPILED_HEADERS)
+    target_precompile_headers(${target} PRIVATE
+      <algorithm> <chrono> <cmath> <cstdint> <cstring> <filesystem> <functional> <map> <memory> <optional> <string>
+      <string_view> <utility> <vector> <mlx/array.h> <mlx/ops.h> <mlx/random.h> <mlx/transforms.h> <mlx/utils.h> ${ARGN})
+  endif()
+endfunction()
+
 # mamba_add_layer(base SOURCES a.cpp ... [LINKS targets...] [PRIVATE_LINKS targets...]): target mamba_<name>.
 # LINKS repeats the layer picture: what a folder may include is what it links.
 function(mamba_add_layer name)
@@ -48,6 +57,13 @@ function(mamba_add_op name)
   endif()
 endfunction()
 
+function(mamba_test_defaults target)
+  mamba_target_defaults(${target})
+  # What is tested is optimised; the tests themselves only take longer to compile so. Comes after the build type's -O3.
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_definitions(${target} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+endfunction()
+
 # mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...] [SHARDS n]): one GoogleTest program, one ctest
 # entry; n of them, <name>_1 and so on, where one would keep the others' processors waiting.
 # Tests run with kernels required, so that a missing one is a failure and not a slow pass.
@@ -60,11 +76,20 @@ function(mamba_add_test name)
     set(arg_TIMEOUT 300)
   endif()
   add_executable(${name} ${arg_SOURCES})
-  mamba_target_defaults(${name})
-  # What is tested is optimised; the tests themselves only take longer to compile so. Comes after the build type's -O3.
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  mamba_test_defaults(${name})
   target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
-  target_compile_definitions(${name} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}" ${arg_DEFINES})
+  target_compile_definitions(${name} PRIVATE ${arg_DEFINES})
+  if(MAMBA_PRECOMPILED_HEADERS)
+    # Most tests have one source, so they share those of a program without a test.
+    if(NOT TARGET mamba_test_headers)
+      file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/test_headers.cpp CONTENT "")
+      add_executable(mamba_test_headers ${CMAKE_BINARY_DIR}/test_headers.cpp)
+      mamba_test_defaults(mamba_test_headers)
+      target_link_libraries(mamba_test_headers PRIVATE mlx GTest::gtest_main)
+      mamba_precompile_headers(mamba_test_headers <gmock/gmock.h> <gtest/gtest.h>)
+    endif()
+    target_precompile_headers(${name} REUSE_FROM mamba_test_headers)
+  endif()
   set(entries ${name})
   if(arg_SHARDS)
     list(TRANSFORM entries APPEND _1)
@@ -117,4 +142,5 @@ std::string_view @symbol@() { return R\"mamba_text(@text@)mamba_text\"; }
 ")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
   target_sources(${target} PRIVATE ${out})
+  set_source_files_properties(${out} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 endfunction()
