@@ -4,6 +4,10 @@ set(MAMBA_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverlo
 if(MAMBA_WERROR)
   list(APPEND MAMBA_WARNINGS -Werror)
 endif()
+if(MAMBA_PRECOMPILED_HEADERS AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # It forgets that the standard library's strings, which are what these find, are in a system's header.
+  list(APPEND MAMBA_WARNINGS -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow)
+endif()
 if(MAMBA_SANITIZE)
   add_compile_options(-fsanitize=${MAMBA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
   add_compile_definitions(MAMBA_SANITIZED)

@@ -2,19 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
+#include "mamba/base/error_testing.h"
 
 namespace mamba {
 namespace {
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const ParseError& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 TEST(Json, SyntaxErrorsCarryTheOffsetInTheFile) {
   try {
@@ -44,16 +35,18 @@ TEST(JsonObject, TypedFieldsWithRanges) {
   EXPECT_EQ(object.string("s"), "x");
   EXPECT_TRUE(object.boolean_or("b", false));
   EXPECT_DOUBLE_EQ(object.number_or("n", 0, 0, 1e3), 768);
-  EXPECT_EQ(message_of([&] { object.integer("n", 1, 100); }),
+  EXPECT_EQ(message_of<ParseError>([&] { object.integer("n", 1, 100); }),
             "config.json: field \"n\" must be an integer from 1 to 100 but is 768");
-  EXPECT_EQ(message_of([&] { object.integer("s", 1, 100); }),
+  EXPECT_EQ(message_of<ParseError>([&] { object.integer("s", 1, 100); }),
             "config.json: field \"s\" must be an integer from 1 to 100 but is \"x\"");
-  EXPECT_EQ(message_of([&] { object.integer("big", 1, 100); }),
+  EXPECT_EQ(message_of<ParseError>([&] { object.integer("big", 1, 100); }),
             "config.json: field \"big\" must be an integer from 1 to 100 but is 1e+300");
-  EXPECT_EQ(message_of([&] { object.integer("absent", 1, 100); }), "config.json: field \"absent\" is missing");
-  EXPECT_EQ(message_of([&] { object.object("o").integer("k", 0, 9); }),
+  EXPECT_EQ(message_of<ParseError>([&] { object.integer("absent", 1, 100); }),
+            "config.json: field \"absent\" is missing");
+  EXPECT_EQ(message_of<ParseError>([&] { object.object("o").integer("k", 0, 9); }),
             "config.json: field \"o.k\" must be an integer from 0 to 9 but is -1");
-  EXPECT_EQ(message_of([&] { JsonObject(json["n"], "config.json"); }), "config.json: must hold a JSON object");
+  EXPECT_EQ(message_of<ParseError>([&] { JsonObject(json["n"], "config.json"); }),
+            "config.json: must hold a JSON object");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <mlx/ops.h>
 #include <mlx/random.h>
 
+#include "mamba/base/error_testing.h"
 #include "mamba/base/file.h"
 #include "mamba/base/temporary_directory.h"
 #include "mamba/io/checkpoint.h"
@@ -29,15 +30,6 @@ MambaLM small_model(const Config& config = small_config()) {
   MambaLM model(config);
   initialize(model, 5);
   return model;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 // `tensors`, after `change`, as a checkpoint that load_model() is asked to read.

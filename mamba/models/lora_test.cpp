@@ -6,9 +6,9 @@
 #include <mlx/random.h>
 #include <mlx/transforms.h>
 
-#include <functional>
 #include <numeric>
 
+#include "mamba/base/error_testing.h"
 #include "mamba/models/initialize.h"
 
 namespace mamba::models {
@@ -71,15 +71,6 @@ mx::array logits_by_steps(const MambaLM& model, const mx::array& tokens) {
 
 float largest_difference(const mx::array& a, const mx::array& b) {
   return mx::max(mx::abs(mx::subtract(a, b))).item<float>();
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const UsageError& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(AddLora, ChangesNothingAtFirst) {
@@ -230,7 +221,9 @@ TEST(LoraModules, FollowPatternsLayersAndExclusions) {
 }
 
 TEST(LoraModules, SayWhatIsWrong) {
-  const auto message = [](LoraConfig config) { return message_of([&] { lora_modules(config, awkward_config()); }); };
+  const auto message = [](LoraConfig config) {
+    return message_of<UsageError>([&] { lora_modules(config, awkward_config()); });
+  };
   EXPECT_EQ(message({.target_modules = {.names = {"q_proj"}}}),
             "LoRA target \"q_proj\" is no layer of this model: choose among in_proj, x_proj, dt_proj, out_proj");
   EXPECT_EQ(
@@ -248,7 +241,8 @@ TEST(LoraModules, SayWhatIsWrong) {
   MambaLM model = awkward_model();
   const LoraConfig config{.target_modules = {.names = {"in_proj"}}};
   add_lora(model, config, 0);
-  EXPECT_EQ(message_of([&] { add_lora(model, config, 0); }), "the model has a LoRA adapter already: merge it first");
+  EXPECT_EQ(message_of<UsageError>([&] { add_lora(model, config, 0); }),
+            "the model has a LoRA adapter already: merge it first");
 }
 
 }  // namespace

@@ -4,9 +4,7 @@
 #include <mlx/ops.h>
 #include <mlx/random.h>
 
-#include <functional>
-
-#include "mamba/base/error.h"
+#include "mamba/base/error_testing.h"
 #include "mamba/base/file.h"
 #include "mamba/base/json.h"
 #include "mamba/base/temporary_directory.h"
@@ -42,15 +40,6 @@ void randomize(MambaLM& model) {
 mx::array logits_of(const MambaLM& model) {
   State state = model.initial_state();
   return model.forward(mx::array({1, 5, 18, 0, 7}, {1, 5}, mx::int32), state);
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 std::string parse_message(const std::string& text) {

@@ -4,10 +4,9 @@
 #include <mlx/ops.h>
 #include <mlx/random.h>
 
-#include <functional>
 #include <string>
 
-#include "mamba/base/error.h"
+#include "mamba/base/error_testing.h"
 #include "mamba/base/temporary_directory.h"
 #include "mamba/models/dequantize.h"
 #include "mamba/models/initialize.h"
@@ -49,15 +48,6 @@ mx::array logits_of(const models::MambaLM& model, const mx::array& tokens) {
 
 float largest_difference(const mx::array& a, const mx::array& b) {
   return mx::max(mx::abs(mx::subtract(a, b))).item<float>();
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const UsageError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Quantize, EqualsTheModelWithDequantisedWeights) {
@@ -178,7 +168,7 @@ TEST(Quantize, AnAdapterActsOnQuantisedWeights) {
   quantize(bare, {});
   quantize(model, {});
   EXPECT_GT(largest_difference(logits_of(model, tokens), logits_of(bare, tokens)), 0.05f);
-  EXPECT_EQ(message_of([&] { models::merge_lora(model); }),
+  EXPECT_EQ(message_of<UsageError>([&] { models::merge_lora(model); }),
             "the model is quantised: name the dtype that the merged weights shall have, and quantise again");
   const mx::array expected = logits_of(model, tokens);
   models::merge_lora(model, mx::float32);
@@ -188,7 +178,9 @@ TEST(Quantize, AnAdapterActsOnQuantisedWeights) {
 
 TEST(Quantize, RefusesWhatMakesNoSense) {
   models::MambaLM model = small_model();
-  const auto refusal = [&](const Settings& settings) { return message_of([&] { quantize(model, settings); }); };
+  const auto refusal = [&](const Settings& settings) {
+    return message_of<UsageError>([&] { quantize(model, settings); });
+  };
   EXPECT_EQ(refusal({.bits = 3}), "weights can be quantised to 8 or 4 bits, not to 3");
   EXPECT_EQ(refusal({.group_size = 48}), "the group size must be 32, 64 or 128 but is 48");
   EXPECT_NE(refusal({.keep = {"x_proj", "mlp"}}).find("\"mlp\" is no matrix of this model"), std::string::npos);
@@ -197,8 +189,10 @@ TEST(Quantize, RefusesWhatMakesNoSense) {
   EXPECT_FALSE(model.is_quantized());
   quantize(model, {});
   EXPECT_NE(refusal({}).find("quantised already"), std::string::npos);
-  EXPECT_NE(message_of([&] { (void)model.embedding_weight(); }).find("quantised to 8 bits"), std::string::npos);
-  EXPECT_NE(message_of([&] { (void)model.output_weight(); }).find("quantised to 8 bits"), std::string::npos);
+  EXPECT_NE(message_of<UsageError>([&] { (void)model.embedding_weight(); }).find("quantised to 8 bits"),
+            std::string::npos);
+  EXPECT_NE(message_of<UsageError>([&] { (void)model.output_weight(); }).find("quantised to 8 bits"),
+            std::string::npos);
 }
 
 }  // namespace

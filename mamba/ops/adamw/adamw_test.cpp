@@ -11,7 +11,6 @@ namespace mamba::ops {
 namespace {
 
 namespace mx = mlx::core;
-using testing::error_of;
 using testing::normal;
 using testing::same_bits;
 using testing::worst_difference;
@@ -122,14 +121,14 @@ TEST(AdamW, RefusesWhatDoesNotFit) {
   const AdamWInputs in = random_inputs({4, 3});
   AdamWInputs wrong = in;
   wrong.gradient = normal({3, 4}, 1);
-  EXPECT_EQ(error_of([&] { adamw(wrong, some_options()); }), "[adamw] gradient must be (4, 3) but got (3, 4)");
+  EXPECT_EQ(message_of([&] { adamw(wrong, some_options()); }), "[adamw] gradient must be (4, 3) but got (3, 4)");
   wrong = in;
   wrong.m = mx::astype(in.m, mx::bfloat16);
-  EXPECT_EQ(error_of([&] { adamw(wrong, some_options()); }),
+  EXPECT_EQ(message_of([&] { adamw(wrong, some_options()); }),
             "[adamw] parameter, m and v must be float32 but one is bfloat16");
   AdamWOptions options = some_options();
   options.step = 0;
-  EXPECT_EQ(error_of([&] { adamw(in, options); }), "[adamw] step must be at least 1 but is 0");
+  EXPECT_EQ(message_of([&] { adamw(in, options); }), "[adamw] step must be at least 1 but is 0");
 }
 
 }  // namespace

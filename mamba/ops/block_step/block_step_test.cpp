@@ -20,7 +20,6 @@ namespace {
 
 namespace mx = mlx::core;
 using testing::batch_row;
-using testing::error_of;
 using testing::normal;
 using testing::same_bits;
 using testing::worst_difference;
@@ -227,7 +226,7 @@ TEST(BlockStep, RefusesWhatDoesNotFit) {
   const auto refusal = [&](auto&& change) {
     Problem q = p;
     change(q);
-    return error_of([&] { step(q); });
+    return message_of([&] { step(q); });
   };
   EXPECT_EQ(refusal([](Problem& q) {
               q.ssm = mx::zeros({1, 96, 16});

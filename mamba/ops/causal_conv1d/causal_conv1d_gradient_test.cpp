@@ -15,7 +15,6 @@ namespace mamba::ops {
 namespace {
 
 namespace mx = mlx::core;
-using testing::error_of;
 using testing::GoldenCases;
 using testing::inside_wider;
 using testing::normal;
@@ -268,7 +267,7 @@ TEST(CausalConv1dGradient, HasNoSecondDerivative) {
     };
     return mx::sum(mx::grad(value)(x));
   };
-  EXPECT_EQ(error_of([&] { mx::eval(mx::grad(slope)(problem.in.x)); }),
+  EXPECT_EQ(message_of([&] { mx::eval(mx::grad(slope)(problem.in.x)); }),
             "[causal_conv1d] has no second derivative: its gradient cannot be differentiated again");
 }
 

@@ -13,7 +13,6 @@ namespace {
 
 namespace mx = mlx::core;
 using testing::batch_row;
-using testing::error_of;
 using testing::inside_wider;
 using testing::normal;
 using testing::positions;
@@ -239,7 +238,7 @@ TEST(CausalConv1d, SpansWithResetsAgreeWithTheReference) {
 
 TEST(CausalConv1d, SaysWhatIsWrong) {
   const CausalConv1dInputs good = make_inputs({2, 6, 8, 4});
-  const auto message = [](const CausalConv1dInputs& in) { return error_of([&] { causal_conv1d(in); }); };
+  const auto message = [](const CausalConv1dInputs& in) { return message_of([&] { causal_conv1d(in); }); };
   CausalConv1dInputs bad = good;
   bad.weight = mx::zeros({7, 4});
   EXPECT_EQ(message(bad), "[causal_conv1d] weight must be (8, 4) but got (7, 4)");
@@ -261,7 +260,7 @@ TEST(CausalConv1d, SaysWhatIsWrong) {
   bad = good;
   bad.weight = mx::zeros({8, 0});
   EXPECT_NE(message(bad).find("must be at least 1"), std::string::npos);
-  EXPECT_EQ(error_of([&] { causal_conv1d_step(good); }), "[causal_conv1d] x must be (B, D) but has shape (2, 6, 8)");
+  EXPECT_EQ(message_of([&] { causal_conv1d_step(good); }), "[causal_conv1d] x must be (B, D) but has shape (2, 6, 8)");
 }
 
 }  // namespace

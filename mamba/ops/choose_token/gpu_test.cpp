@@ -16,7 +16,6 @@ namespace mamba::ops {
 namespace {
 
 namespace mx = mlx::core;
-using testing::error_of;
 using testing::normal;
 using Settings = std::vector<float>;
 
@@ -151,7 +150,7 @@ TEST_F(ChooseToken, RowsHaveTheirOwnSettings) {
 TEST_F(ChooseToken, BadInputsAreNamed) {
   ChooseTokenInputs in = inputs(normal({1, 5}, 3), {0, 0, 1, 0, 1}, {0.5f});
   in.draws = mx::zeros({2});
-  EXPECT_NE(error_of([&] { choose_token(in); }).find("draws"), std::string::npos);
+  EXPECT_NE(message_of([&] { choose_token(in); }).find("draws"), std::string::npos);
 }
 
 }  // namespace

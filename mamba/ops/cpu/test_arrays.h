@@ -10,7 +10,7 @@
 #include <cstring>
 #include <string>
 
-#include "mamba/base/error.h"
+#include "mamba/base/error_testing.h"
 
 namespace mamba::ops::testing {
 
@@ -92,17 +92,6 @@ inline mlx::core::array batch_row(const mlx::core::array& a, int b) {
   start[0] = b;
   stop[0] = b + 1;
   return mx::slice(a, start, stop);
-}
-
-// The Error's message, or "" where nothing is thrown.
-template <typename F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace mamba::ops::testing

@@ -4,7 +4,6 @@
 #include <mlx/mlx.h>
 
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -14,6 +13,7 @@
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
+#include "mamba/base/error_testing.h"
 #include "mamba/ops/cpu/targets.h"
 #include "mamba/ops/linear/onednn.h"
 //
@@ -327,15 +327,6 @@ TEST(Linear, ClampsSpans) {
   const mx::array wild = mx::array({-7, 9, 4, 2, 2147483647, -2147483647 - 1, -5, -1}, {4, 2});
   const mx::array tame = mx::array({0, 5, 0, 0, 0, 0, 0, 0}, {4, 2});
   EXPECT_EQ(bits(linear(x, weight, {}, {.spans = wild})), bits(linear(x, weight, {}, {.spans = tame})));
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 // [a b], each of `rows` rows.

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -16,6 +15,7 @@
 #include "mamba/base/memory.h"
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
+#include "mamba/base/error_testing.h"
 #include "mamba/ops/cpu/targets.h"
 #include "mamba/ops/linear/onednn.h"
 //
@@ -390,15 +390,6 @@ TEST(LinearCrossEntropy, GivesTheGradientOfOneArgumentAlone) {
   const auto of_weight = [&](const mx::array& a) { return mx::sum(linear_log_probability(x, a, targets)); };
   EXPECT_EQ(bits(mx::grad(of_x)(x)), bits(both[0]));
   EXPECT_EQ(bits(mx::grad(of_weight)(weight)), bits(both[1]));
-}
-
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing thrown";
 }
 
 TEST(LinearCrossEntropy, RefusesWhatDoesNotFit) {

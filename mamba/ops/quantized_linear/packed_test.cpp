@@ -23,7 +23,6 @@ namespace {
 
 namespace mx = mlx::core;
 
-using testing::error_of;
 using testing::kBits;
 using testing::kGroups;
 using testing::normal;
@@ -241,16 +240,16 @@ TEST(Packed, TakesNoRowsAndNoColumns) {
 
 TEST(Packed, RefusesWhatDoesNotFit) {
   const PackedWeight weight = packed(random_weight(5, 128, 64, 4));
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(message_of([&] {
               quantized_linear(mx::zeros({2, 64}), weight);
             }),
             "[quantized_linear] weight must be (-1, 64) but got (5, 128)");
   PackedWeight bad = weight;
   bad.shape = {17, 128};
-  EXPECT_EQ(error_of([&] { dequantize(bad); }), "[dequantize] tiles must be (2560,) but got (1280,)");
+  EXPECT_EQ(message_of([&] { dequantize(bad); }), "[dequantize] tiles must be (2560,) but got (1280,)");
   bad = weight;
   bad.bits = 3;
-  EXPECT_EQ(error_of([&] { quantized_rows(bad, mx::zeros({2}, mx::int32)); }),
+  EXPECT_EQ(message_of([&] { quantized_rows(bad, mx::zeros({2}, mx::int32)); }),
             "[quantized_rows] bits must be 4 or 8 but are 3");
 }
 

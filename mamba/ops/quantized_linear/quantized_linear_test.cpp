@@ -22,7 +22,6 @@ namespace {
 
 namespace mx = mlx::core;
 
-using testing::error_of;
 using testing::inside_wider;
 using testing::kBits;
 using testing::kGroups;
@@ -241,24 +240,24 @@ TEST(QuantizedLinear, TakesNoRowsAndNoColumns) {
 
 TEST(QuantizedLinear, RefusesWhatDoesNotFit) {
   const QuantizedWeight weight = random_weight(5, 128, 64, 4);
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(message_of([&] {
               quantized_linear(mx::zeros({2, 64}), weight);
             }),
             "[quantized_linear] weight must be (-1, 64) but got (5, 128)");
   QuantizedWeight bad = weight;
   bad.bits = 3;
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(message_of([&] {
               quantized_linear(mx::zeros({2, 128}), bad);
             }),
             "[quantized_linear] bits must be 4 or 8 but are 3");
   bad = weight;
   bad.group_size = 16;
-  EXPECT_EQ(error_of([&] { dequantize(bad); }), "[dequantize] group_size must be 32, 64 or 128 but is 16");
+  EXPECT_EQ(message_of([&] { dequantize(bad); }), "[dequantize] group_size must be 32, 64 or 128 but is 16");
   bad = weight;
   bad.scales = mx::zeros({5, 3});
-  EXPECT_EQ(error_of([&] { quantized_rows(bad, mx::zeros({2}, mx::int32)); }),
+  EXPECT_EQ(message_of([&] { quantized_rows(bad, mx::zeros({2}, mx::int32)); }),
             "[quantized_rows] scales must be (5, 2) but got (5, 3)");
-  EXPECT_EQ(error_of([&] {
+  EXPECT_EQ(message_of([&] {
               quantize(mx::zeros({4, 100}), 64, 4);
             }),
             "[quantize] groups of 64 do not divide the 100 columns of weight");

@@ -17,7 +17,6 @@ namespace mamba::ops {
 namespace {
 
 namespace mx = mlx::core;
-using testing::error_of;
 using testing::GoldenCases;
 using testing::in_float64;
 using testing::inside_wider;
@@ -318,7 +317,7 @@ TEST(SelectiveScanGradient, HasNoSecondDerivative) {
     };
     return mx::sum(mx::grad(value)(u));
   };
-  EXPECT_EQ(error_of([&] { mx::eval(mx::grad(slope)(problem.in.u)); }),
+  EXPECT_EQ(message_of([&] { mx::eval(mx::grad(slope)(problem.in.u)); }),
             "[selective_scan] has no second derivative: its gradient cannot be differentiated again");
 }
 

@@ -16,7 +16,6 @@ namespace {
 
 namespace mx = mlx::core;
 using testing::batch_row;
-using testing::error_of;
 using testing::in_float64;
 using testing::inside_wider;
 using testing::normal;
@@ -319,7 +318,7 @@ TEST(SelectiveScan, ExtremeValues) {
 
 TEST(SelectiveScan, SaysWhatIsWrong) {
   const SelectiveScanInputs good = make_inputs({2, 6, 8, 4});
-  const auto message = [](const SelectiveScanInputs& in) { return error_of([&] { selective_scan(in); }); };
+  const auto message = [](const SelectiveScanInputs& in) { return message_of([&] { selective_scan(in); }); };
   SelectiveScanInputs bad = good;
   bad.A = mx::zeros({8, 5});
   EXPECT_EQ(message(bad), "[selective_scan] B must be (2, 6, 5) but got (2, 6, 4)");
@@ -356,7 +355,8 @@ TEST(SelectiveScan, SaysWhatIsWrong) {
   bad = make_inputs({2, 6, 8, 4});
   bad.u = mx::zeros({0, 6, 8});
   EXPECT_NE(message(bad).find("must be at least 1"), std::string::npos);
-  EXPECT_EQ(error_of([&] { selective_scan_step(good); }), "[selective_scan] u must be (B, D) but has shape (2, 6, 8)");
+  EXPECT_EQ(message_of([&] { selective_scan_step(good); }),
+            "[selective_scan] u must be (B, D) but has shape (2, 6, 8)");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "mamba/base/error_testing.h"
 #include "mamba/base/file.h"
 
 namespace mamba::train {
@@ -26,16 +27,6 @@ inline std::string npy_bytes(const std::string& header, std::string_view data, i
 template <typename T>
 std::string bytes_of(const std::vector<T>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
-template <typename Call>
-std::string message_of(const Call& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace mamba::train
