@@ -102,11 +102,12 @@ void ModelOptions::prepare_machine() const {
   }
 }
 
-generate::LoadedModel ModelOptions::load(TokenizerIs tokenizer) const {
+generate::LoadedModel ModelOptions::load(TokenizerIs tokenizer, WeightsAre weights) const {
   prepare_machine();
   const std::optional<generate::Adapter> found = find_adapter();
   const std::string source = name(found);
-  const generate::LoadOptions options = load_options(found);
+  generate::LoadOptions options = load_options(found);
+  options.large_pages = weights == WeightsAre::kReadOften;
   if (tokenizer != TokenizerIs::kWanted) {
     return generate::load(source, options, tokenizer == TokenizerIs::kNeeded);
   }

@@ -36,7 +36,8 @@ struct ModelOptions {
   // prepare_machine(), then the model. Where the tokenizer is only wanted, not needed, one that cannot be had is a
   // warning.
   enum class TokenizerIs { kNeeded, kWanted, kUnwanted };
-  generate::LoadedModel load(TokenizerIs tokenizer) const;
+  enum class WeightsAre { kReadOften, kLookedAt };  // generate::LoadOptions::large_pages
+  generate::LoadedModel load(TokenizerIs tokenizer, WeightsAre weights = WeightsAre::kReadOften) const;
 };
 
 }  // namespace mamba::cli

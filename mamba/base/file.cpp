@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 namespace mamba {
 namespace fs = std::filesystem;
@@ -206,6 +208,21 @@ fs::path cache_directory() {
   return fs::path(home.empty() ? "/" : home) / ".cache" / "mlx-mamba";
 }
 
+namespace {
+
+// What is mapped, by its first byte. Never destroyed: files may outlive whatever has a destructor.
+struct Mappings {
+  std::mutex mutex;
+  std::map<const std::byte*, size_t> sizes;
+};
+
+Mappings& mappings() {
+  static auto& all = *new Mappings;
+  return all;
+}
+
+}  // namespace
+
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(path);
   check(file.regular(), "{}: cannot be mapped: not a regular file", path.string());
@@ -218,10 +235,16 @@ MappedFile::MappedFile(const fs::path& path) {
     fail(path, "mapped", errno);
   }
   data_ = static_cast<const std::byte*>(mapped);
+  const std::lock_guard lock(mappings().mutex);
+  mappings().sizes.emplace(data_, size_);
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) {
+    {
+      const std::lock_guard lock(mappings().mutex);
+      mappings().sizes.erase(data_);
+    }
     ::munmap(const_cast<std::byte*>(data_), size_);
   }
 }
@@ -239,6 +262,14 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
+}
+
+bool in_mapped_file(const void* address) {
+  const auto* at = static_cast<const std::byte*>(address);
+  const std::lock_guard lock(mappings().mutex);
+  const auto& sizes = mappings().sizes;
+  auto after = sizes.upper_bound(at);
+  return after != sizes.begin() && (--after, at < after->first + after->second);
 }
 
 }  // namespace mamba

@@ -89,4 +89,7 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Whether a MappedFile that lives holds what is at `address`.
+bool in_mapped_file(const void* address);
+
 }  // namespace mamba

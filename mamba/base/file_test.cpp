@@ -52,6 +52,28 @@ TEST(File, WriteThenReadAndMap) {
   EXPECT_EQ(entries(folder.path()), 1u);
 }
 
+TEST(File, KnowsWhatLiesInAMappedFile) {
+  const TemporaryDirectory folder;
+  write_file(folder / "a", std::string(10'000, 'a'));
+  write_file(folder / "b", std::string(10'000, 'b'));
+  const char* gone = nullptr;
+  {
+    MappedFile a(folder / "a");
+    const MappedFile b(folder / "b");
+    const MappedFile moved = std::move(a);
+    gone = moved.text().data();
+    for (const MappedFile* file : {&moved, &b}) {
+      EXPECT_TRUE(in_mapped_file(file->data()));
+      EXPECT_TRUE(in_mapped_file(file->data() + 9'999));
+      EXPECT_FALSE(in_mapped_file(file->data() + 10'000));
+      EXPECT_FALSE(in_mapped_file(file->data() - 1));
+    }
+    EXPECT_FALSE(in_mapped_file(&gone));
+  }
+  EXPECT_FALSE(in_mapped_file(gone));
+  EXPECT_FALSE(in_mapped_file(nullptr));
+}
+
 TEST(File, EmptyFiles) {
   const TemporaryDirectory folder;
   write_file(folder / "empty", "");

@@ -1,5 +1,7 @@
 #include "mamba/generate/load.h"
 
+#include <mlx/utils.h>
+
 #include <algorithm>
 
 #include "mamba/base/file.h"
@@ -9,8 +11,10 @@
 #include "mamba/io/save.h"
 #include "mamba/models/checkpoint.h"
 #include "mamba/models/dequantize.h"
+#include "mamba/models/large_pages.h"
 #include "mamba/models/peft.h"
 #include "mamba/models/registry.h"
+#include "mamba/ops/dispatch.h"
 #include "mamba/text/tokenizer_files.h"
 
 namespace mamba::generate {
@@ -137,6 +141,9 @@ LoadedModel load(const std::string& name, const LoadOptions& options, bool with_
     tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::from_file(source.tokenizer));
   }
   models::MambaLM model = models::load_model(source.directory, options.dtype);
+  if (options.large_pages && ops::on_cpu(mx::to_stream({}))) {
+    models::move_to_large_pages(model);
+  }
   if (options.adapter) {
     models::load_adapter(model, options.adapter->directory);
   }

@@ -25,7 +25,10 @@ struct LoadOptions {
   std::optional<mlx::core::Dtype> dtype;  // the stored one by default
   std::string revision = "main";          // of a hub repository: branch, tag or commit
   std::optional<Adapter> adapter;         // put in front of the model's weights: generate/adapter.h
-  ProgressFn progress;                    // downloads and conversion
+  // On CPUs, matrices of floats are copied out of mapped files (models/large_pages.h): quicker for those who read them
+  // over and over, a waste for those who only look.
+  bool large_pages = true;
+  ProgressFn progress;  // downloads and conversion
 };
 
 // Where a name leads before anything is loaded.

@@ -34,6 +34,22 @@ TEST(Load, AFolderWithoutTokenizer) {
   EXPECT_EQ(loaded.model.config().vocab_size, 11);
 }
 
+TEST(Load, CopiesWeightsForThoseWhoReadThemOften) {
+  const TemporaryDirectory folder;
+  models::Config config;
+  config.vocab_size = 5001;
+  config.d_model = 128;  // 2.5 MB: more than a large page
+  config.n_layer = 1;
+  models::MambaLM model(config);
+  models::initialize(model, 1);
+  models::save_model(model, folder.path());
+  const auto in_file = [](const LoadedModel& loaded) {
+    return in_mapped_file(loaded.model.embedding_weight().data<char>());
+  };
+  EXPECT_FALSE(in_file(load(folder.path().string())));
+  EXPECT_TRUE(in_file(load(folder.path().string(), {.large_pages = false})));
+}
+
 TEST(Load, NamesThatLeadNowhere) {
   const TemporaryDirectory folder;
   EXPECT_THROW(load((folder / "absent").string()), Error);

@@ -101,7 +101,8 @@ void print_lines(const OrderedJson& info) {
 }
 
 int run(const Options& o) {
-  const generate::LoadedModel loaded = o.model.load(ModelOptions::TokenizerIs::kWanted);
+  const generate::LoadedModel loaded =
+      o.model.load(ModelOptions::TokenizerIs::kWanted, ModelOptions::WeightsAre::kLookedAt);
   const OrderedJson info = describe(loaded, o.model.name());
   if (o.json) {
     put(json_line(info));

@@ -107,7 +107,8 @@ int run(const Options& o) {
     text = Prompt{*o.text_file == "-" ? "standard input" : *o.text_file, read_text(*o.text_file), {}};
   }
   generate::LoadedModel loaded =
-      o.model.load(text ? ModelOptions::TokenizerIs::kNeeded : ModelOptions::TokenizerIs::kWanted);
+      o.model.load(text ? ModelOptions::TokenizerIs::kNeeded : ModelOptions::TokenizerIs::kWanted,
+                   ModelOptions::WeightsAre::kLookedAt);
   check_other_folder(out, loaded.source.directory, "model");
 
   std::vector<int32_t> ids;
