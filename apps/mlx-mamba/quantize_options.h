@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "apps/mlx-mamba/model_options.h"
 #include "apps/mlx-mamba/option_table.h"
 #include "mamba/models/mamba.h"
 #include "mamba/quant/quantize.h"
@@ -25,6 +26,10 @@ struct QuantizeOptions {
 
   // Throws UsageError where --group-size or --keep came without --quantize.
   void check() const;
+  // Floats that are quantised are read once.
+  ModelOptions::WeightsAre weights() const {
+    return bits ? ModelOptions::WeightsAre::kLookedAt : ModelOptions::WeightsAre::kReadOften;
+  }
   // Quantises `model` if it was asked for. Returns one line that says what was done; empty when nothing.
   std::string apply(models::MambaLM& model) const;
 };

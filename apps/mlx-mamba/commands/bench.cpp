@@ -75,7 +75,7 @@ models::MambaLM random_model(const std::string& shape, mx::Dtype dtype, const Qu
 models::MambaLM load(const Options& o) {
   const auto floats = [&] {
     if (!o.shape) {
-      return o.model.load(ModelOptions::TokenizerIs::kUnwanted).model;
+      return o.model.load(ModelOptions::TokenizerIs::kUnwanted, o.quantize.weights()).model;
     }
     o.model.prepare_machine();
     return random_model(*o.shape, models::parse_dtype(o.model.dtype.value_or("float32")), o.quantize);

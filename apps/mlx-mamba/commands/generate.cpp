@@ -183,8 +183,8 @@ int run(const Options& o) {
   const uint64_t seed = o.seed ? *o.seed : std::random_device{}();
   const auto start = Clock::now();
   const bool has_text = o.prompt || o.prompt_file || o.batch_file || !o.stop.empty();
-  generate::LoadedModel loaded =
-      o.model.load(has_text ? ModelOptions::TokenizerIs::kNeeded : ModelOptions::TokenizerIs::kWanted);
+  generate::LoadedModel loaded = o.model.load(
+      has_text ? ModelOptions::TokenizerIs::kNeeded : ModelOptions::TokenizerIs::kWanted, o.quantize.weights());
   const std::string quantized = o.quantize.apply(loaded.model);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - start).count();
 

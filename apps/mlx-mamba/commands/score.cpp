@@ -77,8 +77,8 @@ int run(const Options& o) {
   if (o.logits) {
     const AtomicFile probe(*o.logits);
   }
-  generate::LoadedModel loaded =
-      o.model.load(o.tokens ? ModelOptions::TokenizerIs::kWanted : ModelOptions::TokenizerIs::kNeeded);
+  generate::LoadedModel loaded = o.model.load(
+      o.tokens ? ModelOptions::TokenizerIs::kWanted : ModelOptions::TokenizerIs::kNeeded, o.quantize.weights());
   o.quantize.apply(loaded.model);
   const std::vector<int32_t> ids = encode(input, loaded.tokenizer.get());
   std::optional<LogitsFile> file;
