@@ -1,5 +1,5 @@
-# Sourced by every test. ctest gives MLX_MAMBA, MAMBA_SOURCE_DIR and HUB_TEST_SERVER; the test runs in a folder of its
-# own that goes away with it.
+# Sourced by every test. ctest gives MLX_MAMBA, MAMBA_SOURCE_DIR, HUB_TEST_SERVER and, in builds with sanitizers,
+# MAMBA_SANITIZED; the test runs in a folder of its own that goes away with it.
 set -eu
 
 work=$(mktemp -d)
