@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "mamba/base/error.h"
-#include "mamba/base/threads.h"
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/quantized_linear/quantized_testing.h"
 #ifndef __APPLE__
@@ -117,18 +116,7 @@ TEST(QuantizedLinear, KeepsPrecisionWhereXHasAMean) {
 
 TEST(QuantizedLinear, EachSequenceGetsWhatItGetsAlone) {
   for (const int bits : kBits) {
-    const QuantizedWeight weight = random_weight(70, 192, 32, bits);
-    for (const int length : {1, 2, 7, 33, 50}) {
-      const int batch = 11;
-      for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
-        const mx::array x = normal({batch, length, 192}, 7, 1.0f, 0.0f, dtype);
-        const mx::array y = quantized_linear(x, weight);
-        for (int b = 0; b < batch; ++b) {
-          const mx::array alone = quantized_linear(testing::batch_row(x, b), weight);
-          ASSERT_TRUE(same_bits(alone, testing::batch_row(y, b))) << "length " << length << " row " << b;
-        }
-      }
-    }
+    testing::expect_each_sequence_as_alone(random_weight(70, 192, 32, bits));
   }
 }
 
@@ -152,14 +140,7 @@ TEST(QuantizedLinear, DoesNotDependOnTheNumberOfThreads) {
     for (const int m : {1, 6, 100}) {
       const QuantizedWeight weight = random_weight(900, 256, 64, bits);
       const mx::array x = normal({m, 256}, 1);
-      mx::array one = quantized_linear(x, weight);
-      set_num_threads(1);
-      one.eval();
-      set_num_threads(3);
-      mx::array three = quantized_linear(x, weight);
-      three.eval();
-      set_num_threads(0);
-      EXPECT_TRUE(same_bits(one, three)) << m;
+      testing::expect_any_number_of_threads(x, weight);
     }
   }
 }

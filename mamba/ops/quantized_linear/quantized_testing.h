@@ -1,6 +1,7 @@
 // What tests of quantised products share.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <mlx/allocator.h>
 #include <mlx/mlx.h>
 
@@ -10,6 +11,7 @@
 #include <limits>
 #include <optional>
 
+#include "mamba/base/threads.h"
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/quantized_linear/packed.h"
 
@@ -78,6 +80,35 @@ inline PackedWeight packed(const QuantizedWeight& weight) {
           .dtype = weight.scales.dtype(),
           .group_size = weight.group_size,
           .bits = weight.bits};
+}
+
+// A batch gives each sequence the bits that it gets alone; `weight` (.., 192), in either form.
+template <typename Weight>
+void expect_each_sequence_as_alone(const Weight& weight) {
+  for (const int length : {1, 2, 7, 33, 50}) {
+    const int batch = 11;
+    for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+      const mx::array x = normal({batch, length, 192}, 7, 1.0f, 0.0f, dtype);
+      const mx::array y = quantized_linear(x, weight);
+      for (int b = 0; b < batch; ++b) {
+        const mx::array alone = quantized_linear(batch_row(x, b), weight);
+        ASSERT_TRUE(same_bits(alone, batch_row(y, b))) << "length " << length << " row " << b;
+      }
+    }
+  }
+}
+
+// One thread and three give the same bits; `weight` in either form.
+template <typename Weight>
+void expect_any_number_of_threads(const mx::array& x, const Weight& weight) {
+  mx::array one = quantized_linear(x, weight);
+  set_num_threads(1);
+  one.eval();
+  set_num_threads(3);
+  mx::array three = quantized_linear(x, weight);
+  three.eval();
+  set_num_threads(0);
+  EXPECT_TRUE(same_bits(one, three)) << x.shape(0);
 }
 
 }  // namespace mamba::ops::testing
