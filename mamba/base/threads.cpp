@@ -4,11 +4,14 @@
 // thread waits for those that still have a range, never for one that has none. Workers spin for some microseconds
 // between jobs (a decode step issues one every 50 us) and then sleep: nothing spins while the process waits for its
 // user.
+//
+// What is left of a phase is counted in parts, one for each thread where there are several phases. Whoever ends a phase
+// sets the counts for the next one, whose number each of them carries: a thread that comes late to a phase finds
+// another's number and has nothing to take.
 
 #include "mamba/base/threads.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -22,8 +25,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-
-#include "mamba/base/error.h"
 
 namespace mamba {
 namespace {
@@ -82,11 +83,7 @@ class Pool {
     }
     phases_ = phases;
     guided_ = guided;
-    for (size_t i = 0; i < phases.size(); ++i) {
-      progress_[i].next.store(0, std::memory_order_relaxed);
-      progress_[i].done.store(0, std::memory_order_relaxed);
-      progress_[i].is_over.store(false, std::memory_order_relaxed);
-    }
+    open(0);
     const uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> kEpochShift) + 1;
     ticket_.store((epoch << kEpochShift), std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
@@ -94,7 +91,7 @@ class Pool {
       sleep_.notify_all();
     }
     inside_parallel_for = true;
-    work();
+    work(0);
     inside_parallel_for = false;
     ticket_.fetch_or(kClosed, std::memory_order_acq_rel);
     wait_until([&] { return (ticket_.load(std::memory_order_acquire) & kJoinedMask) == 0; });
@@ -106,13 +103,12 @@ class Pool {
   static constexpr uint64_t kClosed = uint64_t{1} << 16;
   static constexpr uint64_t kJoinedMask = kClosed - 1;
 
-  // How far one phase is, each in cache lines of its own: a thread that looks for a range does not disturb those that
-  // wait.
-  struct Progress {
-    alignas(64) std::atomic<int64_t> next{0};
-    alignas(64) std::atomic<int64_t> done{0};
-    alignas(64) std::atomic<bool> is_over{false};
+  // How far one part of the phase that is open has come: the phase's number, then the next grain. In a cache line of
+  // its own, so that a thread which looks for a range does not disturb others.
+  struct alignas(64) Part {
+    std::atomic<uint64_t> next{0};
   };
+  static constexpr int kPhaseShift = 40;
 
   template <typename Condition>
   static void wait_until(const Condition& holds) {
@@ -125,44 +121,73 @@ class Pool {
     }
   }
 
-  // The next range of a phase; empty when none is left.
-  std::pair<int64_t, int64_t> take_range(const Phase& phase, Progress& progress) const {
-    if (!guided_) {
-      const int64_t begin = progress.next.fetch_add(phase.grain, std::memory_order_relaxed);
-      return {begin, std::min(phase.count, begin + phase.grain)};
+  // Parts are cut between grains.
+  int64_t parts() const { return guided_ ? threads() : 1; }
+  static int64_t grains(const Phase& phase) { return (phase.count + phase.grain - 1) / phase.grain; }
+  int64_t first_grain(const Phase& phase, int64_t part) const { return grains(phase) * part / parts(); }
+
+  // Before anybody can see that phase `index` has begun.
+  void open(size_t index) {
+    const Phase& phase = phases_[index];
+    done_.store(0, std::memory_order_relaxed);
+    for (int64_t part = 0; part < parts(); ++part) {
+      const auto next = static_cast<uint64_t>(first_grain(phase, part));
+      parts_[static_cast<size_t>(part)].next.store(uint64_t{index} << kPhaseShift | next, std::memory_order_relaxed);
     }
-    int64_t begin = progress.next.load(std::memory_order_relaxed);
-    int64_t end = begin;
-    do {
-      if (begin >= phase.count) {
-        return {begin, begin};
-      }
-      const int64_t share = (phase.count - begin) / (2 * threads()) / phase.grain;
-      end = std::min(phase.count, begin + std::max<int64_t>(1, share) * phase.grain);
-    } while (!progress.next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
-    return {begin, end};
+    phase_.store(index, std::memory_order_release);
   }
 
-  void work() {
-    for (size_t i = 0; i < phases_.size(); ++i) {
-      const Phase& phase = phases_[i];
-      Progress& progress = progress_[i];
+  // The next range of a part; empty when none is left.
+  std::pair<int64_t, int64_t> take_range(size_t index, int64_t part) {
+    const Phase& phase = phases_[index];
+    std::atomic<uint64_t>& next = parts_[static_cast<size_t>(part)].next;
+    const int64_t end = first_grain(phase, part + 1);
+    uint64_t seen = next.load(std::memory_order_relaxed);
+    for (;;) {
+      const auto begin = static_cast<int64_t>(seen & ((uint64_t{1} << kPhaseShift) - 1));
+      if (seen >> kPhaseShift != index || begin >= end) {
+        return {0, 0};
+      }
+      const int64_t taken = guided_ ? std::max<int64_t>(1, (end - begin) / 2) : 1;
+      if (next.compare_exchange_weak(seen, seen + static_cast<uint64_t>(taken), std::memory_order_relaxed)) {
+        return {begin * phase.grain, std::min(phase.count, (begin + taken) * phase.grain)};
+      }
+    }
+  }
+
+  // All that is left of a phase, the thread's own part first.
+  void take_ranges(size_t index, int64_t thread) {
+    const Phase& phase = phases_[index];
+    for (int64_t i = 0; i < parts(); ++i) {
+      const int64_t part = (thread + i) % parts();
       for (;;) {
-        const auto [begin, end] = take_range(phase, progress);
+        const auto [begin, end] = take_range(index, part);
         if (begin >= end) {
           break;
         }
         phase.body(begin, end);
         const int64_t count = end - begin;
-        if (progress.done.fetch_add(count, std::memory_order_acq_rel) + count == phase.count) {
+        if (done_.fetch_add(count, std::memory_order_acq_rel) + count == phase.count) {
           if (phase.then) {
             (*phase.then)();
           }
-          progress.is_over.store(true, std::memory_order_release);
+          if (index + 1 < phases_.size()) {
+            open(index + 1);
+          } else {
+            phase_.store(index + 1, std::memory_order_release);
+          }
+          return;
         }
       }
+    }
+  }
+
+  void work(int64_t thread) {
+    const auto current = [this] { return phase_.load(std::memory_order_acquire); };
+    for (size_t i = current(); i < phases_.size(); ++i) {
+      take_ranges(i, thread);
       if (i + 1 < phases_.size()) {
-        wait_until([&] { return progress.is_over.load(std::memory_order_acquire); });
+        wait_until([&] { return current() > i; });
       }
     }
   }
@@ -182,12 +207,12 @@ class Pool {
     return false;
   }
 
-  void worker() {
+  void worker(int64_t thread) {
     inside_parallel_for = true;
     uint64_t seen_epoch = 0;
     while (!stopping_.load(std::memory_order_acquire)) {
       if (try_join(seen_epoch)) {
-        work();
+        work(thread);
         ticket_.fetch_sub(1, std::memory_order_acq_rel);
         continue;
       }
@@ -211,8 +236,9 @@ class Pool {
   void start() {
     stopping_ = false;
     ticket_.store(kClosed, std::memory_order_relaxed);
+    parts_ = std::vector<Part>(static_cast<size_t>(threads()));
     for (int i = 1; i < threads(); ++i) {
-      workers_.emplace_back([this] { worker(); });
+      workers_.emplace_back([this, i] { worker(i); });
     }
   }
 
@@ -235,7 +261,9 @@ class Pool {
 
   std::span<const Phase> phases_;
   bool guided_ = false;
-  std::array<Progress, kMaxPhases> progress_;
+  std::vector<Part> parts_;
+  alignas(64) std::atomic<size_t> phase_{0};  // the one that is open
+  alignas(64) std::atomic<int64_t> done_{0};  // of its items
   alignas(64) std::atomic<uint64_t> ticket_{kClosed};
 
   std::mutex sleep_mutex_;
@@ -267,8 +295,9 @@ void parallel_for(int64_t count, int64_t grain, RangeFn body) {
 }
 
 void parallel_phases(std::span<const Phase> phases) {
-  check(phases.size() <= kMaxPhases, "[threads] {} phases are more than {}", phases.size(), kMaxPhases);
-  pool().run(phases, true);
+  if (!phases.empty()) {
+    pool().run(phases, true);
+  }
 }
 
 }  // namespace mamba

@@ -30,9 +30,18 @@ class FunctionRef<void(Arguments...)> {
           (*static_cast<std::remove_reference_t<F>*>(object))(arguments...);
         }) {}
 
+  // Of a member: (object.*kMember)(arguments...).
+  template <auto kMember, typename Object>
+  static FunctionRef to(Object& object) {
+    return FunctionRef(
+        &object, [](void* self, Arguments... arguments) { (static_cast<Object*>(self)->*kMember)(arguments...); });
+  }
+
   void operator()(Arguments... arguments) const { call_(object_, arguments...); }
 
  private:
+  FunctionRef(void* object, void (*call)(void*, Arguments...)) : object_(object), call_(call) {}
+
   void* object_;
   void (*call_)(void*, Arguments...);
 };
@@ -56,9 +65,9 @@ struct Phase {
 };
 
 // Loops that each need the one before, without the cost of starting and joining them: threads go from one to the next
-// as soon as its last range is done. Ranges are whole multiples of `grain` but for the last, and larger at first, since
-// small ones only matter at the end. At most kMaxPhases. Otherwise as parallel_for.
-constexpr size_t kMaxPhases = 8;
+// as soon as its last range is done. Of each phase a thread takes its own part first, in order, then what others have
+// left of theirs. Ranges are whole multiples of `grain` but for the last, and larger at first, since small ones only
+// matter at the end. Otherwise as parallel_for.
 void parallel_phases(std::span<const Phase> phases);
 
 }  // namespace mamba

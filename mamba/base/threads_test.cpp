@@ -104,6 +104,7 @@ TEST_P(Threads, PhasesFollowOneAnother) {
 
 // Threads that wait give way to those that have work, even where there are more of both than processors.
 TEST_P(Threads, PhasesRunBesideOthers) {
+  constexpr size_t kPhases = 100;
   std::atomic<bool> stop{false};
   std::vector<std::thread> others;
   for (int i = 0; i < 2; ++i) {
@@ -115,7 +116,7 @@ TEST_P(Threads, PhasesRunBesideOthers) {
   std::atomic<int64_t> sum{0};
   const auto body = [&](int64_t begin, int64_t end) { sum += end - begin; };
   const Phase phase{.count = 64, .grain = 4, .body = body};
-  const std::vector<Phase> phases(kMaxPhases, phase);
+  const std::vector<Phase> phases(kPhases, phase);
   for (int job = 0; job < 50; ++job) {
     parallel_phases(phases);
   }
@@ -123,7 +124,7 @@ TEST_P(Threads, PhasesRunBesideOthers) {
   for (std::thread& other : others) {
     other.join();
   }
-  EXPECT_EQ(sum, 50 * 64 * static_cast<int64_t>(kMaxPhases));
+  EXPECT_EQ(sum, 50 * 64 * int64_t{kPhases});
 }
 
 INSTANTIATE_TEST_SUITE_P(Counts, Threads, ::testing::Values(1, 2, 3, 8));
