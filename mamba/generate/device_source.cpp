@@ -13,8 +13,8 @@
 #include <tuple>
 #include <unordered_set>
 #include <utility>
-#include <variant>
 
+#include "mamba/generate/rows_state.h"
 #include "mamba/generate/token_source.h"
 #include "mamba/ops/choose_token/choose_token.h"
 #include "mamba/ops/gpu/driver.h"
@@ -24,36 +24,6 @@ namespace mamba::generate {
 namespace mx = mlx::core;
 
 namespace {
-
-// The state of all rows, as who asked last wanted it: layers apart or side by side.
-class RowsState {
- public:
-  explicit RowsState(models::State state) : value_(std::move(state)) {}
-
-  models::State& apart() {
-    if (const auto* stacked = std::get_if<models::StackedState>(&value_)) {
-      value_ = stacked->split();
-    }
-    return std::get<models::State>(value_);
-  }
-
-  models::StackedState& stacked() {
-    if (const auto* state = std::get_if<models::State>(&value_)) {
-      value_ = models::StackedState::of(*state);
-    }
-    return std::get<models::StackedState>(value_);
-  }
-
-  std::vector<mx::array> arrays() const {
-    if (const auto* stacked = std::get_if<models::StackedState>(&value_)) {
-      return {stacked->conv, stacked->ssm};
-    }
-    return std::get<models::State>(value_).arrays();
-  }
-
- private:
-  std::variant<models::State, models::StackedState> value_;
-};
 
 class DeviceSource : public TokenSource {
  public:

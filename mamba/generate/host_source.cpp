@@ -4,8 +4,10 @@
 #include <iterator>
 #include <optional>
 #include <span>
+#include <tuple>
 
 #include "mamba/base/threads.h"
+#include "mamba/generate/rows_state.h"
 #include "mamba/generate/token_source.h"
 
 namespace mamba::generate {
@@ -20,7 +22,7 @@ class HostSource : public TokenSource {
 
   void join(const models::State& state, const mx::array& logits, std::vector<NewRow> rows) override {
     read_last();
-    state_ = rows_.empty() ? state : models::State::concatenate({*state_, state});
+    state_ = RowsState(rows_.empty() ? state : models::State::concatenate({state_->apart(), state}));
     logits_ = rows_.empty() ? logits : mx::concatenate({*logits_, logits}, 0);
     for (NewRow& row : rows) {
       rows_.push_back({Sampler(row.sampling), std::move(row.history), false});
@@ -59,13 +61,13 @@ class HostSource : public TokenSource {
       logits_.reset();
       return;
     }
-    state_ = state_->select(rows);
+    state_ = RowsState(state_->apart().select(rows));
     logits_ = mx::contiguous(mx::take(*logits_, mx::array(rows.begin(), {static_cast<int>(rows.size())}), 0));
     mx::eval(*logits_);
   }
 
   std::pair<models::State, mx::array> state_of(int row) override {
-    models::State state = state_->batch() == 1 ? *state_ : state_->select({row});
+    models::State state = rows_.size() == 1 ? state_->apart() : state_->apart().select({row});
     mx::array logits = mx::slice(*logits_, {row, 0}, {row + 1, model_.config().vocab_size});
     // Chosen, but the model has not read it.
     if (const Row& own = rows_[static_cast<size_t>(row)]; own.unread) {
@@ -92,9 +94,12 @@ class HostSource : public TokenSource {
       row.unread = false;
     }
     const auto rows = static_cast<int>(tokens.size());
-    auto [logits, state] = model_.step(mx::array(tokens.begin(), {rows}, mx::int32), *state_);
-    logits_ = std::move(logits);
-    state_ = std::move(state);
+    const mx::array ids(tokens.begin(), {rows}, mx::int32);
+    if (model_.steps_stacked(rows)) {
+      std::tie(*logits_, state_->stacked()) = model_.step(ids, state_->stacked());
+    } else {
+      std::tie(*logits_, state_->apart()) = model_.step(ids, state_->apart());
+    }
     evaluate();
   }
 
@@ -107,7 +112,7 @@ class HostSource : public TokenSource {
 
   const models::MambaLM& model_;
   std::vector<Row> rows_;
-  std::optional<models::State> state_;
+  std::optional<RowsState> state_;
   std::optional<mx::array> logits_;  // (rows, vocab) float32
 };
 

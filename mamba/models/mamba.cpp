@@ -12,6 +12,7 @@
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/linear/linear.h"
+#include "mamba/ops/model_step/cpu_step.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 
 namespace mamba::models {
@@ -111,6 +112,7 @@ mx::Dtype MambaLM::dtype() const {
 void MambaLM::visit(const std::string& path, const nn::ParameterVisitor& visitor) {
   derived_.clear();
   stacked_.reset();
+  cpu_model_.reset();
   wide_output_weight_.reset();
   visit_matrices(path, [](const std::string&, nn::Matrix& matrix) { matrix.unpack(); });
   const std::string backbone = nn::joined(path, "backbone");
@@ -170,6 +172,9 @@ void MambaLM::prepare() {
   derived_ = std::move(derived);
   if (ops::prefers_packed(dtype(), mx::to_stream({}))) {
     pack_matrices(*this);
+  }
+  if (ops::can_step_on_cpu(mx::to_stream({}))) {
+    read_for_cpu_step();
   }
   if (ops::can_step_model(1, mx::to_stream({}))) {
     stack_layers();

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,6 +20,10 @@
 #include "mamba/models/state.h"
 #include "mamba/nn/layers.h"
 #include "mamba/ops/model_step/model_step.h"
+
+namespace mamba::ops {
+class CpuModel;
+}  // namespace mamba::ops
 
 namespace mamba::models {
 
@@ -57,9 +62,8 @@ struct ForwardOptions {
   Dropout dropout = {};
 };
 
-// How step() goes about it: as hidden() does, each block's mixer fused, or each block in one node of the graph, which
-// is for CPUs.
-enum class StepWay { kFastest, kOperations, kMixer, kCpuBlock };
+// How step() goes about it: as hidden() does, each block's mixer fused, or all layers at once.
+enum class StepWay { kFastest, kOperations, kMixer, kStacked };
 
 class MambaLM {
  public:
@@ -113,13 +117,14 @@ class MambaLM {
                           mlx::core::StreamOrDevice s = {}) const;
 
   // One token (B,) int32 for each sequence: the logits (B, vocab) float32 that follow, and the state. Nothing is
-  // evaluated. Where the model is prepared and has no adapters, fused (ops/block_step) and then not differentiable: on
-  // CPUs under Linux always, on GPUs where no weights are quantised and large layers have no biases.
+  // evaluated. Where the model is prepared and has no adapters, fused and then not differentiable: on CPUs under Linux
+  // always (ops/model_step), on GPUs where no weights are quantised and large layers have no biases (ops/block_step).
   std::pair<mlx::core::array, State> step(const mlx::core::array& tokens, const State& state,
                                           StepWay way = StepWay::kFastest, mlx::core::StreamOrDevice s = {}) const;
 
-  // The same in one launch (ops/model_step) for all sequences: tokens as there. Where layers are stacked, and the
-  // device can do it, the fastest of all.
+  // The same in one launch (ops/model_step) for all sequences, with tokens as there, and the fastest of all: on CPUs
+  // under Linux where the model is prepared and has no adapters, on GPUs where layers are stacked and the device can do
+  // it.
   bool steps_stacked(int batch, mlx::core::StreamOrDevice s = {}) const;
   std::pair<mlx::core::array, StackedState> step(const mlx::core::array& tokens, const StackedState& state,
                                                  mlx::core::StreamOrDevice s = {}) const;
@@ -166,12 +171,12 @@ class MambaLM {
   // Of 16-bit output weights, where MLX multiplies: float32 logits would widen them each time. From prepare() on.
   std::optional<mlx::core::array> wide_output_weight_;
 
-  std::optional<ops::ModelStepWeights> stacked_;  // from stack_layers() on
+  std::optional<ops::ModelStepWeights> stacked_;    // from stack_layers() on
+  std::shared_ptr<const ops::CpuModel> cpu_model_;  // from prepare() on, on CPUs
 
   bool is_fusible() const;
+  void read_for_cpu_step();
   StepWay fastest_step(const mlx::core::Stream& stream) const;
-  std::pair<mlx::core::array, State> step_on_cpu(const mlx::core::array& embeddings, const State& state,
-                                                 const mlx::core::Stream& stream) const;
   std::pair<mlx::core::array, State> step_fused(const mlx::core::array& embeddings, const State& state,
                                                 const mlx::core::Stream& stream) const;
 };

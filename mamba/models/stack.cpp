@@ -38,6 +38,7 @@ bool MambaLM::stack_layers() {
       output_weight().dtype() != dtype()) {
     return false;
   }
+  cpu_model_.reset();  // it holds the layers' weights as they were
   const size_t count = layers_.size();
   const auto of_layers = [&](const std::function<mx::array&(Block&)>& part) {
     return stack(count, [&](size_t i) -> mx::array& { return part(layers_[i]); });

@@ -8,8 +8,8 @@
 #include "mamba/base/error.h"
 #include "mamba/models/mamba.h"
 #include "mamba/ops/block_step/block_step.h"
-#include "mamba/ops/block_step/cpu_step.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/model_step/cpu_step.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 
 namespace mamba::models {
@@ -76,9 +76,7 @@ bool MambaLM::is_fusible() const {
 
 StepWay MambaLM::fastest_step(const mx::Stream& stream) const {
   if (ops::can_step_on_cpu(stream)) {
-    const bool adapted =
-        std::any_of(layers_.begin(), layers_.end(), [](const Block& block) { return has_adapter(block.mixer); });
-    return derived_.empty() || adapted ? StepWay::kOperations : StepWay::kCpuBlock;
+    return steps_stacked(1, stream) ? StepWay::kStacked : StepWay::kOperations;
   }
   return ops::on_cpu(stream) || !is_fusible() ? StepWay::kOperations : StepWay::kMixer;
 }
@@ -103,21 +101,6 @@ std::pair<mx::array, State> MambaLM::step_fused(const mx::array& embeddings, con
   return {logits(h, {}, s), std::move(next)};
 }
 
-std::pair<mx::array, State> MambaLM::step_on_cpu(const mx::array& embeddings, const State& state,
-                                                 const mx::Stream& s) const {
-  check(!derived_.empty(), "[MambaLM] a fused step needs a model that is prepared");
-  State next = state;
-  mx::array h = mx::astype(embeddings, config_.residual_in_fp32 ? mx::float32 : dtype(), s);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const LayerState& before = state.layers[i];
-    ops::StepOutputs out = ops::cpu_block_step(h, before.conv, before.ssm, cpu_weights_of(layers_[i], derived_[i]), s);
-    next.layers[i] = {std::move(out.conv), std::move(out.ssm)};
-    h = std::move(out.y);
-  }
-  const mx::array normed = ops::rms_norm(h, norm_f_.weight, norm_f_.eps, s);
-  return {logits(mx::expand_dims(mx::astype(normed, dtype(), s), 1, s), {}, s), std::move(next)};
-}
-
 std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& state, StepWay way,
                                           mx::StreamOrDevice s) const {
   ops::check_shape("MambaLM", "tokens", tokens, {state.batch()});
@@ -126,10 +109,10 @@ std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& 
   if (way == StepWay::kFastest) {
     way = fastest_step(stream);
   }
-  if (way == StepWay::kCpuBlock) {
+  if (way == StepWay::kStacked) {
     state.check_fits(config_);
-    auto [logits, next] = step_on_cpu(embeddings_(tokens, dtype(), stream), state, stream);
-    return {mx::reshape(logits, {batch, config_.vocab_size}, stream), std::move(next)};
+    auto [logits, next] = step(tokens, StackedState::of(state), stream);
+    return {std::move(logits), next.split()};
   }
   if (way == StepWay::kMixer) {
     state.check_fits(config_);
@@ -140,14 +123,37 @@ std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& 
 }
 
 bool MambaLM::steps_stacked(int batch, mx::StreamOrDevice s) const {
-  return stacked_ && ops::can_step_model(batch, mx::to_stream(s));
+  const mx::Stream stream = mx::to_stream(s);
+  if (ops::can_step_on_cpu(stream)) {
+    return cpu_model_ != nullptr &&
+           std::none_of(layers_.begin(), layers_.end(), [](const Block& block) { return has_adapter(block.mixer); });
+  }
+  return stacked_ && ops::can_step_model(batch, stream);
 }
 
 std::pair<mx::array, StackedState> MambaLM::step(const mx::array& tokens, const StackedState& state,
                                                  mx::StreamOrDevice s) const {
-  check(stacked_.has_value(), "[MambaLM] a step of all layers at once needs a model whose layers are stacked");
-  ops::ModelStepOutputs out = ops::model_step(tokens, state.conv, state.ssm, *stacked_, mx::to_stream(s));
+  const mx::Stream stream = mx::to_stream(s);
+  ops::ModelStepOutputs out = [&] {
+    if (cpu_model_ != nullptr) {
+      const mx::Dtype residual = config_.residual_in_fp32 ? mx::float32 : dtype();
+      const mx::array ids = tokens.ndim() == 1 ? tokens : mx::take(tokens, 0, 1, stream);
+      const mx::array h = mx::astype(embeddings_(ids, dtype(), stream), residual, stream);
+      return ops::cpu_model_step(h, state.conv, state.ssm, cpu_model_, stream);
+    }
+    check(stacked_.has_value(), "[MambaLM] a step of all layers at once needs a model that is prepared");
+    return ops::model_step(tokens, state.conv, state.ssm, *stacked_, stream);
+  }();
   return {std::move(out.logits), {std::move(out.conv), std::move(out.ssm)}};
+}
+
+void MambaLM::read_for_cpu_step() {
+  ops::CpuModelStepWeights weights{
+      .blocks = {}, .norm_f = norm_f_.weight, .eps = norm_f_.eps, .output = matrix_of(output())};
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    weights.blocks.push_back(cpu_weights_of(layers_[i], derived_[i]));
+  }
+  cpu_model_ = ops::read_for_cpu_step(weights, mx::to_stream({}));
 }
 
 }  // namespace mamba::models

@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
+#include <mlx/memory.h>
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
+#include <cstring>
+
 #include "mamba/models/initialize.h"
 #include "mamba/models/mamba.h"
+#include "mamba/models/weight_block.h"
 #include "mamba/ops/block_step/gpu_host.h"
 #include "mamba/ops/model_step/gpu_host.h"
 
@@ -56,7 +60,7 @@ TEST(Step, EveryWayGivesTheSame) {
     const MambaLM model = small_model(dtype);
     const double tolerance = dtype == mx::float32 ? 1e-4 : 0.05;
     for (const int batch : {1, 3}) {
-      for (const StepWay way : {StepWay::kMixer, StepWay::kCpuBlock}) {
+      for (const StepWay way : {StepWay::kMixer, StepWay::kStacked}) {
         State got = model.initial_state(batch);
         State want = got;
         for (int t = 0; t < 6; ++t) {
@@ -73,7 +77,40 @@ TEST(Step, EveryWayGivesTheSame) {
   }
 }
 
-// All layers in one launch, from states that are stacked and split on the way, and weights that became views.
+// All layers in one node of a CPU's graph, from states that are stacked and split on the way.
+TEST(Step, StacksOnCpusUnlessThereAreAdapters) {
+  MambaLM model = small_model(mx::float32);
+  EXPECT_TRUE(model.steps_stacked(3));
+  model.visit_linears("", [](const std::string& path, nn::Linear& layer) {
+    if (path.find("layers.2.mixer.x_proj") != std::string::npos) {
+      layer.lora.emplace();
+    }
+  });
+  EXPECT_FALSE(model.steps_stacked(3));
+  model.visit_linears("", [](const std::string&, nn::Linear& layer) { layer.lora.reset(); });
+  EXPECT_TRUE(model.steps_stacked(3));
+  model.visit("", [](const std::string&, mx::array&) {});
+  EXPECT_FALSE(model.steps_stacked(3));
+}
+
+// Weights are the larger part of what a program holds, and lie in memory that is not MLX's.
+TEST(Step, ReadsMatricesWhereTheyLie) {
+  MambaLM model = small_model(mx::bfloat16);
+  size_t bytes = 0;
+  model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) { bytes += WeightBlock::room(matrix.bytes()); });
+  WeightBlock block(bytes);
+  model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) {
+    std::memcpy(block.next(), matrix.weight.data<char>(), matrix.weight.nbytes());
+    matrix.weight = block.take(matrix.weight.shape(), matrix.weight.dtype());
+  });
+  MambaLM unprepared = model;
+  unprepared.visit("", [](const std::string&, mx::array&) {});
+  const size_t before = mx::get_active_memory();
+  unprepared.prepare();
+  EXPECT_LT(mx::get_active_memory() - before, bytes / 2);
+}
+
+// All layers in one launch of a GPU, from states that are stacked and split on the way, and weights that became views.
 TEST(Step, StackedLayersGiveTheSame) {
   ops::step::use_host_model_kernel();
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {

@@ -13,7 +13,6 @@
 #include "mamba/ops/cpu/floats-inl.h"
 #include "mamba/ops/cpu/lanes-inl.h"
 #include "mamba/ops/cpu/math-inl.h"
-#include "mamba/ops/cpu/transpose-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mamba::ops::HWY_NAMESPACE {
@@ -27,37 +26,23 @@ void convolve_channels(const step::Channels& in, int64_t begin, int64_t end) {
   const FloatTag d;
   const int64_t K = in.taps;
   const int64_t D = in.channels;
-  // As they lie, then tap by tap; the bias last.
-  float* const lying = cpu::scratch(static_cast<size_t>(kPiece * (2 * K + 1) + kLanes));
-  float* const weight = lying + kPiece * K;
-  float* const bias = weight + kPiece * K;
-  for (int64_t first = begin; first < end; first += kPiece) {
-    const int64_t count = std::min(kPiece, end - first);
-    widen(in.conv_weight.from(first * K), count * K, lying);
-    transpose(lying, K, count, K, weight, kPiece);
-    if (in.conv_bias.data == nullptr) {
-      std::fill_n(bias, count, 0.0f);
-    } else {
-      widen(in.conv_bias.from(first), count, bias);
-    }
-    for (int64_t b = 0; b < in.batch; ++b) {
-      const T* const x = static_cast<const T*>(in.xz) + 2 * b * D + first;
-      const T* const before = static_cast<const T*>(in.conv) + b * (K - 1) * D + first;
-      T* const after = static_cast<T*>(in.conv_after) + b * (K - 1) * D + first;
-      T* const u = static_cast<T*>(in.u) + b * D + first;
-      for (int64_t c = 0; c < count; c += kLanes) {
-        const auto left = static_cast<size_t>(count - c);
-        FloatVec sum = hn::LoadU(d, bias + c);
-        for (int64_t k = 0; k < K; ++k) {
-          const T* const row = k + 1 < K ? before + k * D : x;
-          const FloatVec value = load_some(d, row + c, left);
-          sum = hn::MulAdd(hn::LoadU(d, weight + k * kPiece + c), value, sum);
-          if (k > 0) {
-            store_some(d, value, after + (k - 1) * D + c, left);
-          }
+  for (int64_t b = 0; b < in.batch; ++b) {
+    const T* const x = static_cast<const T*>(in.xz) + 2 * b * D;
+    const T* const before = static_cast<const T*>(in.conv) + b * (K - 1) * D;
+    T* const after = static_cast<T*>(in.conv_after) + b * (K - 1) * D;
+    T* const u = static_cast<T*>(in.u) + b * D;
+    for (int64_t c = begin; c < end; c += kLanes) {
+      const auto left = static_cast<size_t>(end - c);
+      FloatVec sum = in.conv_bias == nullptr ? hn::Zero(d) : load_some(d, in.conv_bias + c, left);
+      for (int64_t k = 0; k < K; ++k) {
+        const T* const row = k + 1 < K ? before + k * D : x;
+        const FloatVec value = load_some(d, row + c, left);
+        sum = hn::MulAdd(load_some(d, in.conv_weight + k * D + c, left), value, sum);
+        if (k > 0) {
+          store_some(d, value, after + (k - 1) * D + c, left);
         }
-        store_some(d, silu(d, sum), u + c, left);
       }
+      store_some(d, silu(d, sum), u + c, left);
     }
   }
 }

@@ -13,8 +13,8 @@ struct Channels {
   cpu::Element element;
 
   const void* xz;            // (B, 2 D) T
-  cpu::Numbers conv_weight;  // (D, K)
-  cpu::Numbers conv_bias;    // (D) or absent
+  const float* conv_weight;  // (K, D)
+  const float* conv_bias;    // (D) or null
   const void* conv;          // (B, K - 1, D) T
   void* conv_after;          // may be `conv`
   void* u;                   // (B, D) T

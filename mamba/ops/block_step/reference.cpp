@@ -15,19 +15,13 @@ namespace mx = mlx::core;
 namespace {
 
 mx::array product(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
-                  const LinearOptions& options, const mx::Stream& s) {
-  return linear_reference(x, weight, bias, options, s);
+                  const mx::Stream& s) {
+  return linear_reference(x, weight, bias, {.out_dtype = mx::float32}, s);
 }
 
 mx::array product(const mx::array& x, const StepMatrix& weight, const std::optional<mx::array>& bias,
-                  const LinearOptions& options, const mx::Stream& s) {
-  if (const auto* quantized = std::get_if<QuantizedWeight>(&weight)) {
-    return quantized_linear_reference(x, *quantized, bias, options, s);
-  }
-  if (const auto* packed = std::get_if<PackedWeight>(&weight)) {
-    return quantized_linear_reference(x, unpack(*packed), bias, options, s);
-  }
-  return linear_reference(x, std::get<mx::array>(weight), bias, options, s);
+                  const mx::Stream& s) {
+  return step_product_reference(x, weight, bias, s);
 }
 
 // Of the mixer's parts from either struct of weights.
@@ -39,7 +33,7 @@ StepOutputs reference(const mx::array& h, const mx::array& normed, const mx::arr
   const int channels = w.A.shape(0);
   const int states = w.A.shape(1);
   const auto project = [&](const mx::array& x, const auto& weight, const std::optional<mx::array>& bias) {
-    return mx::astype(product(x, weight, bias, {.out_dtype = mx::float32}, s), dtype, s);
+    return mx::astype(product(x, weight, bias, s), dtype, s);
   };
   const mx::array xz = mx::expand_dims(project(normed, weights.in_proj, in_bias), 1, s);
   const std::vector<mx::array> halves = mx::split(xz, mx::Shape{channels}, -1, s);
@@ -64,6 +58,18 @@ StepOutputs reference(const mx::array& h, const mx::array& normed, const mx::arr
 }
 
 }  // namespace
+
+mx::array step_product_reference(const mx::array& x, const StepMatrix& weight, const std::optional<mx::array>& bias,
+                                 const mx::Stream& s) {
+  const LinearOptions options{.out_dtype = mx::float32};
+  if (const auto* quantized = std::get_if<QuantizedWeight>(&weight)) {
+    return quantized_linear_reference(x, *quantized, bias, options, s);
+  }
+  if (const auto* packed = std::get_if<PackedWeight>(&weight)) {
+    return quantized_linear_reference(x, unpack(*packed), bias, options, s);
+  }
+  return linear_reference(x, std::get<mx::array>(weight), bias, options, s);
+}
 
 StepOutputs block_step_reference(const mx::array& h, const mx::array& conv, const mx::array& ssm,
                                  const BlockStepWeights& weights, const mx::Stream& s) {

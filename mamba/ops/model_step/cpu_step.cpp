@@ -1,0 +1,203 @@
+#include "mamba/ops/model_step/cpu_step.h"
+
+#include <mlx/ops.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "mamba/base/error.h"
+#include "mamba/base/threads.h"
+#include "mamba/ops/block_step/cpu_block.h"
+#include "mamba/ops/cpu/node.h"
+#include "mamba/ops/dispatch.h"
+
+namespace mamba::ops {
+
+namespace mx = mlx::core;
+
+namespace {
+
+constexpr const char* kOp = "model_step";
+
+}  // namespace
+
+class CpuModel {
+ public:
+  CpuModel(const CpuModelStepWeights& weights, const mx::Stream& stream)
+      : norm_f(weights.norm_f, weights.eps, stream),
+        output(kOp, "output", weights.output, -1, weights.norm_f.shape(0), stream) {
+    check(!weights.blocks.empty(), "[{}] there are no blocks", kOp);
+    blocks.reserve(weights.blocks.size());
+    for (const CpuStepWeights& block : weights.blocks) {
+      blocks.emplace_back(kOp, block, stream);
+      const step::CpuBlock& first = blocks.front();
+      const step::CpuBlock& last = blocks.back();
+      check(first.width() == last.width() && first.channels() == last.channels() && first.states() == last.states() &&
+                first.taps() == last.taps() && first.rank() == last.rank(),
+            "[{}] blocks 0 and {} have different shapes", kOp, blocks.size() - 1);
+    }
+    check_shape(kOp, "norm_f", weights.norm_f, {blocks.front().width()});
+  }
+
+  int64_t few_workspace(int64_t batch) const {
+    int64_t floats = output->few_workspace(batch);
+    for (const step::CpuBlock& block : blocks) {
+      for (const step::CpuMatrix* matrix : {&block.in_proj, &block.x_proj, &block.dt_proj, &block.out_proj}) {
+        floats = std::max(floats, (*matrix)->few_workspace(batch));
+      }
+    }
+    return floats;
+  }
+
+  std::vector<step::CpuBlock> blocks;
+  step::CpuNorm norm_f;
+  step::CpuMatrix output;
+};
+
+namespace {
+
+// Gathered before it is dispatched.
+struct Job {
+  Job(std::shared_ptr<const CpuModel> model_, int64_t batch, cpu::Element element, cpu::Element residual)
+      : model(std::move(model_)),
+        buffers(model->blocks.front(), batch, element, residual, model->few_workspace(batch)) {}
+
+  std::shared_ptr<const CpuModel> model;
+  step::StepBuffers buffers;
+  const void* h = nullptr;
+  step::BlockRun::States states{};  // of the first block
+  linear_detail::OutRows logits;
+
+  void project(int64_t begin, int64_t end) {
+    model->output->few_columns(buffers.packed, buffers.batch, buffers.normed.rows.type, nullptr, begin, end, logits);
+  }
+
+  // The same of block `index`.
+  step::BlockRun::States states_of(size_t index) const {
+    const step::CpuBlock& block = model->blocks.front();
+    const auto rows = static_cast<size_t>(buffers.batch * block.channels()) * index;
+    const auto size = static_cast<size_t>(linear_detail::size_of(buffers.xz.out.type));
+    const size_t conv = rows * static_cast<size_t>(block.taps() - 1) * size;
+    const size_t ssm = rows * static_cast<size_t>(block.states());
+    return {.conv = static_cast<const uint8_t*>(states.conv) + conv,
+            .conv_after = static_cast<uint8_t*>(states.conv_after) + conv,
+            .ssm = states.ssm + ssm,
+            .ssm_after = states.ssm_after + ssm};
+  }
+
+  void run() {
+    const std::unique_lock<std::mutex> locked = linear_detail::Workspace::instance().lock();
+    buffers.place(linear_detail::Workspace::instance().data());
+    const std::vector<step::CpuBlock>& blocks = model->blocks;
+    const auto h_bytes = buffers.batch * buffers.h.columns * linear_detail::size_of(buffers.h.out.type);
+    std::memcpy(buffers.h.data, h, static_cast<size_t>(h_bytes));
+    step::normalise(blocks.front().norm, *blocks.front().in_proj, buffers);
+    std::vector<step::BlockRun> runs;
+    std::vector<Phase> phases;
+    runs.reserve(blocks.size());
+    phases.reserve(step::BlockRun::kPhases * blocks.size() + 1);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      const bool is_last = i + 1 == blocks.size();
+      const step::BlockRun::Next next = {.norm = is_last ? &model->norm_f : &blocks[i + 1].norm,
+                                         .matrix = is_last ? &*model->output : &*blocks[i + 1].in_proj};
+      runs.emplace_back(blocks[i], buffers, states_of(i), next).append_phases(phases);
+    }
+    phases.push_back(
+        {.count = model->output->n, .grain = model->output->few_step(), .body = RangeFn::to<&Job::project>(*this)});
+    parallel_phases(phases);
+  }
+};
+
+struct Settings {
+  std::shared_ptr<const CpuModel> model;
+
+  bool operator==(const Settings& other) const { return model == other.model; }
+};
+
+class CpuModelStep : public cpu::CpuNode<CpuModelStep, Settings> {
+ public:
+  static constexpr const char* kOp = mamba::ops::kOp;
+  using CpuNode::CpuNode;
+
+  // Inputs: h, conv, ssm.
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
+    const auto batch = inputs[0].shape(0);
+    const auto job =
+        std::make_shared<Job>(settings_.model, batch, cpu::element_of(inputs[1]), cpu::element_of(inputs[0]));
+    const auto read = [&](size_t i) {
+      const mx::array array = row_contiguous(inputs[i], encoder);
+      encoder.set_input_array(array);
+      return array.data<void>();
+    };
+    job->h = read(0);
+    job->states.conv = read(1);
+    job->states.ssm = static_cast<const float*>(read(2));
+    // A step reads the states once and writes them once: in place where nobody else holds them. Each output has a list
+    // of the inputs, and those of the others, which MLX is about to clear, would hold them.
+    for (mx::array& out : outputs) {
+      if (&out.inputs() != &inputs && !out.is_tracer()) {
+        out.inputs().clear();
+      }
+    }
+    allocate(outputs[0]);
+    for (size_t i = 1; i < outputs.size(); ++i) {
+      if (!take_over(inputs[i], outputs[i])) {
+        allocate(outputs[i]);
+      }
+    }
+    for (mx::array& out : outputs) {
+      encoder.set_output_array(out);
+    }
+    job->states.conv_after = outputs[1].data<void>();
+    job->states.ssm_after = outputs[2].data<float>();
+    for (int64_t row = 0; row < batch; ++row) {
+      job->logits.rows.push_back(outputs[0].data<float>() + row * outputs[0].shape(1));
+    }
+    linear_detail::Workspace::instance().reserve(job->buffers.floats());
+    encoder.dispatch([job] { job->run(); });
+  }
+
+  std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
+                             const std::vector<mx::array>&) override {
+    throw Error("[model_step] has no gradient");
+  }
+
+  const char* name() const override { return "CpuModelStep"; }
+};
+
+}  // namespace
+
+bool can_step_on_cpu(const mx::Stream& stream) {
+  return on_cpu(stream);
+}
+
+std::shared_ptr<const CpuModel> read_for_cpu_step(const CpuModelStepWeights& weights, const mx::Stream& stream) {
+  check(can_step_on_cpu(stream), "[{}] this one runs on CPU streams alone", kOp);
+  return std::make_shared<const CpuModel>(weights, stream);
+}
+
+ModelStepOutputs cpu_model_step(const mx::array& h, const mx::array& conv, const mx::array& ssm,
+                                const std::shared_ptr<const CpuModel>& model, const mx::Stream& stream) {
+  const step::CpuBlock& block = model->blocks.front();
+  const auto layers = static_cast<int>(model->blocks.size());
+  check_shape(kOp, "h", h, {-1, block.width()});
+  const int batch = h.shape(0);
+  check(batch > 0, "[{}] there are no sequences", kOp);
+  check_shape(kOp, "conv", conv, {layers, batch, block.taps() - 1, block.channels()});
+  check_shape(kOp, "ssm", ssm, {layers, batch, block.channels(), block.states()});
+  check_float(kOp, "conv", conv);
+  check(ssm.dtype() == mx::float32, "[{}] ssm must be float32 but is {}", kOp, shown(ssm.dtype()));
+  check(h.dtype() == mx::float32 || h.dtype() == conv.dtype(), "[{}] h must be float32 or {} but is {}", kOp,
+        shown(conv.dtype()), shown(h.dtype()));
+  check(can_step_on_cpu(stream), "[{}] this one runs on CPU streams alone", kOp);
+  std::vector<mx::array> out =
+      mx::array::make_arrays({{batch, static_cast<int>(model->output->n)}, conv.shape(), ssm.shape()},
+                             {mx::float32, conv.dtype(), mx::float32},
+                             std::make_shared<CpuModelStep>(stream, Settings{model}), {h, conv, ssm});
+  return {std::move(out[0]), std::move(out[1]), std::move(out[2])};
+}
+
+}  // namespace mamba::ops
