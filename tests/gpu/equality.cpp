@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "mamba/models/initialize.h"
@@ -88,12 +89,12 @@ void add_scans(Table& table) {
                           name_of(c.dtype), c.packed ? " packed" : ""),
               bound_of(c.dtype, 5e-5), scan, in);
   }
-  // Large inputs of 16 bits, whose lanes have two channels, the last of which may be alone: beside float32 on the GPU,
-  // since CPUs take minutes.
-  for (const int channels : {1530, 1531}) {
-    const Function large = [channels](const Arrays&, mx::Device beside) -> Arrays {
+  // Large inputs of 16 bits, whose lanes have two channels, the last of which may be alone, and half or all of their
+  // states: beside float32 on the GPU, since CPUs take minutes.
+  const std::vector<std::pair<int, int>> sizes = {{22000, 1530}, {22000, 1531}, {40001, 1530}, {40001, 1531}};
+  for (const auto& [length, channels] : sizes) {
+    const Function large = [length = length, channels = channels](const Arrays&, mx::Device beside) -> Arrays {
       const mx::Device gpu = mx::Device::gpu;
-      const int length = 22000;
       const auto random = [&](const mx::Shape& shape, float mean, uint64_t seed) {
         const mx::array a = mx::random::normal(shape, mx::bfloat16, mean, 1.0f, mx::random::key(seed), gpu);
         return beside == mx::Device::cpu ? mx::astype(a, mx::float32, gpu) : a;
@@ -114,7 +115,8 @@ void add_scans(Table& table) {
       mx::eval(out);
       return out;
     };
-    table.add_values(fmt::format("selective_scan L22000 D{} bfloat16 beside float32", channels), 0x1p-6, large, {});
+    table.add_values(fmt::format("selective_scan L{} D{} bfloat16 beside float32", length, channels), 0x1p-6, large,
+                     {});
   }
   const Function step = [](const Arrays& a, mx::Device device) -> Arrays {
     const auto out = ops::selective_scan_step({.u = a[0],

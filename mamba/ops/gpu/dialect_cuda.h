@@ -86,6 +86,10 @@ MAMBA_FN float mamba_fma(float a, float b, float c) {
 MAMBA_FN float mamba_max(float a, float b) {
   return fmaxf(a, b);
 }
+// Of NaN and a number the number.
+MAMBA_FN float mamba_min(float a, float b) {
+  return fminf(a, b);
+}
 MAMBA_FN float mamba_abs(float x) {
   return fabsf(x);
 }
@@ -107,6 +111,20 @@ MAMBA_FN float mamba_number_of(unsigned int word, int half, const __half*) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((unsigned short)(half == 0 ? word : word >> 16)));
   return x;
+}
+// Numbers that fill a word, rounded at once.
+MAMBA_FN unsigned int mamba_word_of(float first, float, const float*) {
+  return __float_as_uint(first);
+}
+MAMBA_FN unsigned int mamba_word_of(float first, float second, const __nv_bfloat16*) {
+  unsigned int word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
+}
+MAMBA_FN unsigned int mamba_word_of(float first, float second, const __half*) {
+  unsigned int word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return word;
 }
 // kCount neighbouring numbers, as they are.
 template <typename T, int kCount>
@@ -144,6 +162,13 @@ struct MambaNumbers {
       const unsigned int bits = *(const unsigned short*)&number;
       unsigned int& word = words.at[i / 2];
       word = kCount == 1 ? bits : i % 2 == 0 ? (word & 0xffff0000u) | bits : (word & 0xffffu) | (bits << 16);
+    }
+  }
+  MAMBA_FN void round(const float (&from)[kCount]) {
+    MAMBA_UNROLL
+    for (int i = 0; i < kWords; ++i) {
+      const int second = kPerWord * i + 1;
+      words.at[i] = mamba_word_of(from[kPerWord * i], second < kCount ? from[second] : 0.0f, (const T*)nullptr);
     }
   }
   MAMBA_FN float get(int i) const { return mamba_number_of(words.at[i / kPerWord], i % kPerWord, (const T*)nullptr); }

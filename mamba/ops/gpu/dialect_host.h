@@ -71,6 +71,9 @@ MAMBA_FN float mamba_fma(float a, float b, float c) {
 MAMBA_FN float mamba_max(float a, float b) {
   return a < b ? b : a;
 }
+MAMBA_FN float mamba_min(float a, float b) {
+  return std::fmin(a, b);
+}
 MAMBA_FN float mamba_abs(float x) {
   return std::fabs(x);
 }
@@ -107,6 +110,11 @@ struct MambaNumbers {
     }
   }
   void set(int i, float number) { at[i] = number; }
+  void round(const float (&from)[kCount]) {
+    for (int i = 0; i < kCount; ++i) {
+      at[i] = from[i];
+    }
+  }
   float get(int i) const { return at[i]; }
 };
 

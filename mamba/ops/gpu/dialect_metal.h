@@ -50,6 +50,9 @@ MAMBA_FN float mamba_fma(float a, float b, float c) {
 MAMBA_FN float mamba_max(float a, float b) {
   return metal::max(a, b);
 }
+MAMBA_FN float mamba_min(float a, float b) {
+  return metal::min(a, b);
+}
 MAMBA_FN float mamba_abs(float x) {
   return metal::abs(x);
 }
@@ -81,5 +84,10 @@ struct MambaNumbers {
     }
   }
   void set(int i, T number) { at[i] = number; }
+  void round(thread const float (&from)[kCount]) {
+    for (int i = 0; i < kCount; ++i) {
+      at[i] = T(from[i]);
+    }
+  }
   float get(int i) const { return float(at[i]); }
 };

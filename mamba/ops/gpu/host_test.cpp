@@ -257,6 +257,37 @@ TEST(Dialect, SoftplusIsExactWhereItIsTiny) {
   EXPECT_EQ(mamba_sigmoid(1e30f), 1.0f);
 }
 
+// Of what is asked for, in steps of 2^-24 of it.
+double steps_off(double got, double want) {
+  return std::fabs(got - want) / (0x1p-24 * std::fabs(want));
+}
+
+TEST(Dialect, SoftplusIsRightToThreeSteps) {
+  for (float x = -20.0f; x < 20.0f; x += 0.0137f) {
+    const double exact = std::fmax(x, 0.0f) + std::log1p(std::exp(-std::fabs(double(x))));
+    // The exponential's argument is rounded, which counts as much as it is large.
+    EXPECT_LT(steps_off(mamba_softplus(x), exact), 3.0 + std::fabs(x)) << x;
+  }
+}
+
+TEST(Dialect, GatesAreThoseOfOneAtATime) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float x : {-200.0f, -60.0f, -44.0f, -10.0f, -1.0f, -0.0f, 0.0f, 0.3f, 5.0f, 100.0f, 1e30f}) {
+    for (const float y : {-infinity, -300.0f, -50.0f, -2.0f, 0.0f, 1.0f, 80.0f, infinity, NAN}) {
+      float first[2] = {x, y};
+      float second[2] = {y, x};
+      mamba_silus<2>(first);
+      mamba_silus<2>(second);
+      const double want = x / (1.0 + std::exp(-double(x)));
+      EXPECT_NEAR(first[0], want, 1e-6 * std::fabs(want) + 1e-15) << x << " " << y;
+      EXPECT_EQ(first[0], second[1]);
+    }
+  }
+  float bad[2] = {NAN, 1.0f};
+  mamba_silus<2>(bad);
+  EXPECT_TRUE(std::isnan(bad[0]));
+}
+
 TEST(Launches, AreSingleUnlessTheEnvironmentSaysOtherwise) {
   unsetenv("MLX_USE_CUDA_GRAPHS");
   launch_singly();

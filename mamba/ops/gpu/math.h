@@ -1,19 +1,23 @@
 // Functions that kernels share, in the dialect.
 
-// softplus(x) = max(x, 0) + log(1 + e), e = exp(-|x|). The logarithm is 2 atanh(e / (2 + e)), whose argument is at
-// most 1/3: exact where e is tiny, as log(1 + e) is not, and NaN where x is.
+// softplus(x) = max(x, 0) + log(1 + e), e = exp(-|x|). The logarithm is e times a polynomial, right to 1.5e-7: exact
+// where e is tiny, as log(1 + e) is not, and NaN where x is.
 MAMBA_FN float mamba_softplus(float x) {
   const float e = mamba_exp2(-1.44269504f * mamba_abs(x));
-  const float s = e * mamba_reciprocal(2.0f + e);
-  const float q = s * s;
-  float p = 1.0f / 13.0f;
-  p = mamba_fma(p, q, 1.0f / 11.0f);
-  p = mamba_fma(p, q, 1.0f / 9.0f);
-  p = mamba_fma(p, q, 1.0f / 7.0f);
-  p = mamba_fma(p, q, 1.0f / 5.0f);
-  p = mamba_fma(p, q, 1.0f / 3.0f);
-  p = mamba_fma(p, q, 1.0f);
-  return mamba_max(x, 0.0f) + 2.0f * s * p;
+  float p = 0.00536482409f;
+  p = mamba_fma(p, e, -0.0300657917f);
+  p = mamba_fma(p, e, 0.0792045370f);
+  p = mamba_fma(p, e, -0.137538031f);
+  p = mamba_fma(p, e, 0.191536546f);
+  p = mamba_fma(p, e, -0.248571634f);
+  p = mamba_fma(p, e, 0.333213240f);
+  p = mamba_fma(p, e, -0.499996483f);
+  p = mamba_fma(p, e, 1.0f);
+  return mamba_fma(p, e, mamba_max(x, 0.0f));
+}
+
+MAMBA_FN float mamba_time_step(float raw, bool softplus) {
+  return softplus ? mamba_softplus(raw) : raw;
 }
 
 MAMBA_FN float mamba_sigmoid(float x) {
@@ -24,16 +28,34 @@ MAMBA_FN float mamba_silu(float x) {
   return x * mamba_sigmoid(x);
 }
 
-// The first `left` of kCount numbers that lie `apart`, zeros behind them. `whole`: side by side, as load() wants them,
-// and all or none of them are left.
+// z[i] becomes silu(z[i]). Two share the reciprocal of a product, whose factors are bounded so that it is finite: from
+// -43 on a silu comes out as 2e-19 of its argument, however much less it is.
+template <int kCount>
+MAMBA_FN void mamba_silus(MAMBA_PRIVATE float (&z)[kCount]) {
+  MAMBA_UNROLL
+  for (int i = 0; i < kCount / 2 * 2; i += 2) {
+    const float a = 1.0f + mamba_exp2(mamba_min(-1.44269504f * z[i], 62.0f));
+    const float b = 1.0f + mamba_exp2(mamba_min(-1.44269504f * z[i + 1], 62.0f));
+    const float both = mamba_reciprocal(a * b);
+    z[i] *= both * b;
+    z[i + 1] *= both * a;
+  }
+  if (kCount % 2 == 1) {
+    z[kCount - 1] = mamba_silu(z[kCount - 1]);
+  }
+}
+
+// The first `left` of kCount numbers that lie `apart`, `behind` in place of others. `whole`: side by side, as load()
+// wants them, and all or none of them are left.
 template <typename T, int kCount, typename From>
-MAMBA_FN void mamba_fetch(MAMBA_PRIVATE MambaNumbers<T, kCount>& to, From from, int apart, int left, bool whole) {
+MAMBA_FN void mamba_fetch(MAMBA_PRIVATE MambaNumbers<T, kCount>& to, From from, int apart, int left, bool whole,
+                          float behind = 0.0f) {
   if (whole && left > 0) {
     to.load(from);
   } else {
     MAMBA_UNROLL
     for (int i = 0; i < kCount; ++i) {
-      to.set(i, i < left ? T(from[i * apart]) : T(0.0f));
+      to.set(i, i < left ? T(from[i * apart]) : T(behind));
     }
   }
 }

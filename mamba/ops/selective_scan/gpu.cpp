@@ -29,7 +29,8 @@ namespace {
 
 struct Plan {
   Shape shape;          // of the backward pass
-  Shape forward_shape;  // of the passes that need no sums over channels: forward, and what chunks add to a state
+  Shape forward_shape;  // of the passes that need no sums over channels: forward,
+  Shape local_shape;    // and what chunks add to a state
   int chunks;
   int batch, length, channels, states;
   bool has_D, has_z, has_bias, has_state, has_spans, has_resets, softplus;
@@ -56,36 +57,45 @@ struct Plan {
 // All inputs there are, in the order of Inputs, others as stand-ins that no kernel reads.
 enum Inputs { kU, kDelta, kA, kB, kC, kD, kZ, kDeltaBias, kState, kSpans, kResets, kInputs };
 
-// Registers of a thread, where the compiler's own choice leaves room for fewer groups than are faster.
+// Registers of a thread, where the compiler's own choice leaves room for fewer groups than are faster, or is too small.
+constexpr int kWholeRegisters = 160;
 constexpr int kPairRegisters = 144;
 constexpr int kTwoLaneRegisters = 128;
-constexpr int kFourLaneRegisters = 80;
+constexpr int kFourLaneRegisters = 96;
+constexpr int kLocalTwoLaneRegisters = 96;
+constexpr int kLocalFourLaneRegisters = 80;
 
-const Kernel& forward_kernel(const Shape& shape, bool keep) {
+const Kernel& forward_kernel(const Shape& shape) {
   const auto make = [](int registers) {
     return Kernel("mamba_scan_forward", embedded::gpu_scan_forward(),
                   {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "first", "spans", "resets"},
                   {"y", "state", "kept"}, registers);
   };
+  static const Kernel whole = make(kWholeRegisters);
   static const Kernel pair = make(kPairRegisters);
   static const Kernel two = make(kTwoLaneRegisters);
   static const Kernel four = make(kFourLaneRegisters);
   static const Kernel others = make(0);
-  if (shape.each == 2) return pair;
-  if (shape.lanes == 2 && shape.per_lane == 8) return two;
-  return keep && shape.lanes == 4 && shape.per_lane == 4 ? four : others;
+  if (shape == kWhole) return whole;
+  if (shape == kPairs) return pair;
+  if (shape == kTwoLanes) return two;
+  if (shape == kFourLanes) return four;
+  return others;
 }
 
-const Kernel& local_kernel(const Shape& shape, bool reverse) {
+const Kernel& local_kernel(const Shape& shape) {
   const auto make = [](int registers) {
     return Kernel("mamba_scan_local", embedded::gpu_scan_local(),
                   {"x", "delta", "A", "W", "z", "delta_bias", "spans", "resets"}, {"local", "total"}, registers);
   };
   static const Kernel pair = make(kPairRegisters);
-  static const Kernel four = make(kFourLaneRegisters);
+  static const Kernel two = make(kLocalTwoLaneRegisters);
+  static const Kernel four = make(kLocalFourLaneRegisters);
   static const Kernel others = make(0);
-  if (shape.each == 2) return pair;
-  return reverse && shape.lanes == 4 && shape.per_lane == 4 ? four : others;
+  if (shape == kPairs) return pair;
+  if (shape == kTwoLanes) return two;
+  if (shape == kFourLanes) return four;
+  return others;
 }
 
 const Kernel& carry_kernel() {
@@ -123,13 +133,14 @@ const Kernel& step_kernel() {
 // The states that enter the chunks or, backwards, the gradients of those that leave them: (B, chunks, N, D).
 mx::array carries(const Plan& plan, const std::vector<mx::array>& in, const mx::array& x, const mx::array& first,
                   bool has_first, bool reverse) {
-  const Shape& shape = plan.forward_shape;
+  const Shape& shape = plan.local_shape;
   const int others = plan.chunks - 1;
-  const std::vector<mx::array> local = local_kernel(shape, reverse)(
+  const std::vector<mx::array> local = local_kernel(shape)(
       {x, in[kDelta], in[kA], in[reverse ? kC : kB], in[kZ], in[kDeltaBias], in[kSpans], in[kResets]},
       {{plan.batch, others, plan.states, plan.channels}, {plan.batch, others, plan.channels}},
       {mx::float32, mx::float32}, plan.grid(shape, others),
-      plan.constants(shape, x.dtype(), {{"kEach", shape.each}, {"kReverse", reverse}}), plan.stream);
+      plan.constants(shape, x.dtype(), {{"kEach", shape.each}, {"kSteps", shape.steps}, {"kReverse", reverse}}),
+      plan.stream);
   constexpr int kThreads = 128;
   return carry_kernel()({local[0], local[1], in[kA], first}, {{plan.batch, plan.chunks, plan.states, plan.channels}},
                         {mx::float32}, {{divide_up(plan.states * plan.channels, kThreads), plan.batch, 1}, kThreads},
@@ -144,15 +155,16 @@ std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& i
   }
   const Shape& shape = plan.forward_shape;
   const mx::Shape kept = keep ? mx::Shape{plan.batch, plan.segments(), plan.states, plan.channels} : mx::Shape{1};
-  return forward_kernel(shape, keep)(inputs, {in[kU].shape(), {plan.batch, plan.channels, plan.states}, kept},
-                                     {in[kU].dtype(), mx::float32, mx::float32}, plan.grid(shape, plan.chunks),
-                                     plan.constants(shape, in[kU].dtype(),
-                                                    {{"kEach", shape.each},
-                                                     {"kHasD", plan.has_D},
-                                                     {"kHasState", plan.has_state},
-                                                     {"kChunked", plan.chunks > 1},
-                                                     {"kKeep", keep}}),
-                                     plan.stream);
+  return forward_kernel(shape)(inputs, {in[kU].shape(), {plan.batch, plan.channels, plan.states}, kept},
+                               {in[kU].dtype(), mx::float32, mx::float32}, plan.grid(shape, plan.chunks),
+                               plan.constants(shape, in[kU].dtype(),
+                                              {{"kEach", shape.each},
+                                               {"kSteps", shape.steps},
+                                               {"kHasD", plan.has_D},
+                                               {"kHasState", plan.has_state},
+                                               {"kChunked", plan.chunks > 1},
+                                               {"kKeep", keep}}),
+                               plan.stream);
 }
 
 // Sums over groups are made, dtypes are those of the kernel.
@@ -262,8 +274,10 @@ Plan plan_of(const SelectiveScanInputs& in, Dealing dealing, const mx::Stream& s
   const Shape shape = shape_of(batch, length, channels, states, dealing);
   const int chunks = chunks_of(batch, length, channels, shape);
   const int bytes = static_cast<int>(in.u.itemsize());
+  const Shape forward_shape = forward_shape_of(shape, batch, channels, chunks, bytes, dealing);
   return {.shape = shape,
-          .forward_shape = forward_shape_of(shape, batch, channels, chunks, bytes, dealing),
+          .forward_shape = forward_shape,
+          .local_shape = local_shape_of(forward_shape),
           .chunks = chunks,
           .batch = batch,
           .length = length,

@@ -9,13 +9,14 @@
 //
 // `first` is the state before the chunk, (B, chunks, N, D), where there are several, else the initial state (B, D, N).
 // `kept` (B, segments, N, D) gets the state before each segment.
-constexpr int kSteps = 8;
 constexpr int kOwn = kSteps / kLanes;
 constexpr int kQuads = kM / 4;
 constexpr int kRow = kLanes * kQuads;  // float4 of a row of B
 constexpr int kPadded = kLanes * kM;
 constexpr int kFill = kSegment * kPadded / kThreads;  // numbers of a row of B and of C that a thread fetches
 constexpr float kLog2e = 1.44269504f;
+const float kBehind = kSoftplus ? -1e38f : 0.0f;  // in place of delta behind the end: dt is 0
+const bool kMasked = kHasSpans || !kSoftplus;
 MAMBA_SHARED(float4, tile_B, kSegment* kRow);
 MAMBA_SHARED(float4, tile_C, kSegment* kRow);
 MAMBA_SHARED_PTR(float2) pairs_B = (MAMBA_SHARED_PTR(float2))tile_B;
@@ -95,7 +96,7 @@ MAMBA_UNROLL
 for (int j = 0; j < kOwn; ++j) {
   const int left = own_from + j < to ? near : 0;
   mamba_fetch(next_u[j], u_at + j * u_step, u_apart, left, together);
-  mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together);
+  mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together, kBehind);
   mamba_fetch(next_z[j], z_at + j * z_step, z_apart, kHasZ ? left : 0, together);
 }
 
@@ -151,22 +152,13 @@ for (int segment = from; segment < to; segment += kSegment) {
       break;
     }
     MambaNumbers<T, kEach> own_u[kOwn];
+    MambaNumbers<T, kEach> own_delta[kOwn];
     MambaNumbers<T, kEach> own_z[kOwn];
-    float own_dt[kEach][kOwn];
-    float own_x[kEach][kOwn];
     MAMBA_UNROLL
     for (int j = 0; j < kOwn; ++j) {
-      const int t = t0 + slice * kOwn + j;
-      const bool inside = (!kHasSpans || t >= begin) && t < end;
       own_u[j] = next_u[j];
+      own_delta[j] = next_delta[j];
       own_z[j] = next_z[j];
-      MAMBA_UNROLL
-      for (int e = 0; e < kEach; ++e) {
-        const float raw = next_delta[j].get(e) + bias[e];
-        const float dt = kSoftplus ? mamba_softplus(raw) : raw;
-        own_dt[e][j] = inside ? dt : 0.0f;
-        own_x[e][j] = inside ? dt * own_u[j].get(e) : 0.0f;
-      }
     }
     u_at += kSteps * u_step;
     delta_at += kSteps * delta_step;
@@ -185,8 +177,23 @@ for (int segment = from; segment < to; segment += kSegment) {
       for (int j = 0; j < kOwn; ++j) {
         const int left = t0 + kSteps + slice * kOwn + j < to ? near : 0;
         mamba_fetch(next_u[j], u_at + j * u_step, u_apart, left, together);
-        mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together);
+        mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together, kBehind);
         mamba_fetch(next_z[j], z_at + j * z_step, z_apart, kHasZ ? left : 0, together);
+      }
+    }
+    // One stretch of code without branches from here to the stores, so that what each position needs is made next to
+    // exponentials.
+    float own_dt[kEach][kOwn];
+    float own_x[kEach][kOwn];
+    MAMBA_UNROLL
+    for (int j = 0; j < kOwn; ++j) {
+      const int t = t0 + slice * kOwn + j;
+      MAMBA_UNROLL
+      for (int e = 0; e < kEach; ++e) {
+        const float dt = mamba_time_step(own_delta[j].get(e) + bias[e], kSoftplus);
+        const float x = dt * own_u[j].get(e);
+        own_dt[e][j] = kMasked && (t < begin || t >= end) ? 0.0f : dt;
+        own_x[e][j] = kHasSpans && (t < begin || t >= end) ? 0.0f : x;
       }
     }
     float sum[kEach][kSteps];
@@ -230,25 +237,39 @@ for (int segment = from; segment < to; segment += kSegment) {
     for (int e = 0; e < kEach; ++e) {
       mamba_sum_and_split<kSteps, kLanes>(sum[e], lane);
     }
+    MambaNumbers<T, kEach> out[kOwn];
     MAMBA_UNROLL
     for (int j = 0; j < kOwn; ++j) {
-      const int t = t0 + slice * kOwn + j;
-      MambaNumbers<T, kEach> out;
+      float gate[kEach];
+      float values[kEach];
       MAMBA_UNROLL
       for (int e = 0; e < kEach; ++e) {
-        float value = mamba_fma(skip[e], own_u[j].get(e), sum[e][j]);
-        value = kHasZ ? value * mamba_silu(own_z[j].get(e)) : value;
-        out.set(e, T((!kHasSpans || t >= begin) && t < end ? value : 0.0f));
+        gate[e] = kHasZ ? own_z[j].get(e) : 1.0f;
       }
-      if (t < to && real > 0) {
-        if (together) {
-          out.store(y_at + j * channels);
-        } else {
-          MAMBA_UNROLL
-          for (int e = 0; e < kEach; ++e) {
-            if (e < real) {
-              y_at[j * channels + e] = T(out.get(e));
-            }
+      if (kHasZ) {
+        mamba_silus<kEach>(gate);
+      }
+      MAMBA_UNROLL
+      for (int e = 0; e < kEach; ++e) {
+        const float value = mamba_fma(skip[e], own_u[j].get(e), sum[e][j]);
+        values[e] = kHasZ ? value * gate[e] : value;
+      }
+      out[j].round(values);
+    }
+    if (!kHasSpans && t0 + kSteps <= to && together && real > 0) {
+      MAMBA_UNROLL
+      for (int j = 0; j < kOwn; ++j) {
+        out[j].store(y_at + j * channels);
+      }
+    } else {
+      MAMBA_UNROLL
+      for (int j = 0; j < kOwn; ++j) {
+        const int t = t0 + slice * kOwn + j;
+        const bool inside = (!kHasSpans || t >= begin) && t < end;
+        MAMBA_UNROLL
+        for (int e = 0; e < kEach; ++e) {
+          if (t < to && e < real) {
+            y_at[j * channels + e] = T(inside ? out[j].get(e) : 0.0f);
           }
         }
       }

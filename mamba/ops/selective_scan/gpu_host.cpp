@@ -17,7 +17,7 @@ using host::Launch;
   MAMBA_HOST_BOOL(kHasSpans); \
   MAMBA_HOST_BOOL(kHasResets)
 
-template <int kLanes, int kM, int kThreads, int kSegment, int kEach = 1>
+template <int kLanes, int kM, int kThreads, int kSegment, int kTile, int kEach = 1>
 struct Bodies {
   static void forward(const Launch& launch) {
     MAMBA_HOST_IN(u);
@@ -39,6 +39,7 @@ struct Bodies {
     MAMBA_HOST_BOOL(kHasState);
     MAMBA_HOST_BOOL(kChunked);
     MAMBA_HOST_BOOL(kKeep);
+    constexpr int kSteps = kTile;
 #include "mamba/ops/selective_scan/gpu_forward.h"
   }
 
@@ -55,6 +56,7 @@ struct Bodies {
     MAMBA_HOST_OUT(total);
     SCAN_CONSTANTS();
     MAMBA_HOST_BOOL(kReverse);
+    constexpr int kSteps = kTile;
 #include "mamba/ops/selective_scan/gpu_local.h"
   }
 
@@ -137,15 +139,16 @@ void with_bodies(const Launch& launch, F&& f) {
     return launch.constant("kLanes") == lanes && launch.constant("kM") == per_lane &&
            launch.constant("kThreads") == threads && launch.constant("kSegment") == segment;
   };
-  if (is(1, 4, 64, 32)) return f(Bodies<1, 4, 64, 32>{});
-  if (is(2, 4, 128, 32)) return f(Bodies<2, 4, 128, 32>{});
-  if (is(2, 8, 128, 32)) return f(Bodies<2, 8, 128, 32>{});
-  if (is(2, 8, 64, 32) && launch.constant("kEach") == 2) return f(Bodies<2, 8, 64, 32, 2>{});
-  if (is(4, 4, 128, 32)) return f(Bodies<4, 4, 128, 32>{});
-  if (is(4, 8, 64, 32)) return f(Bodies<4, 8, 64, 32>{});
-  if (is(8, 8, 128, 8)) return f(Bodies<8, 8, 128, 8>{});
-  if (is(8, 16, 64, 8)) return f(Bodies<8, 16, 64, 8>{});
-  if (is(8, 32, 32, 8)) return f(Bodies<8, 32, 32, 8>{});
+  if (is(1, 4, 64, 32)) return f(Bodies<1, 4, 64, 32, 8>{});
+  if (is(2, 4, 128, 32)) return f(Bodies<2, 4, 128, 32, 8>{});
+  if (is(2, 8, 128, 32)) return f(Bodies<2, 8, 128, 32, 8>{});
+  if (is(2, 8, 64, 32) && launch.constant("kEach") == 2) return f(Bodies<2, 8, 64, 32, 8, 2>{});
+  if (is(1, 16, 64, 32)) return f(Bodies<1, 16, 64, 32, 4, 2>{});
+  if (is(4, 4, 128, 32)) return f(Bodies<4, 4, 128, 32, 8>{});
+  if (is(4, 8, 64, 32)) return f(Bodies<4, 8, 64, 32, 8>{});
+  if (is(8, 8, 128, 8)) return f(Bodies<8, 8, 128, 8, 8>{});
+  if (is(8, 16, 64, 8)) return f(Bodies<8, 16, 64, 8, 8>{});
+  if (is(8, 32, 32, 8)) return f(Bodies<8, 32, 32, 8, 8>{});
   throw Error("the host has no scan kernel with these constants");
 }
 

@@ -5,7 +5,6 @@
 // G - 1): the gradient of the state before the chunk when that of the state after it is 0.
 // `local` (B, G - 1, N, D); `total` (B, G - 1, D): the sum of dt, so that a state decays by exp(A total) across the
 // chunk, or kHidden where a reset hides what was before.
-constexpr int kSteps = 8;
 constexpr int kOwn = kSteps / kLanes;
 constexpr int kQuads = kM / 4;
 constexpr int kRow = kLanes * kQuads;
@@ -13,6 +12,8 @@ constexpr int kPadded = kLanes * kM;
 constexpr int kFill = kSegment * kPadded / kThreads;  // numbers of a row of W that a thread fetches
 constexpr float kLog2e = 1.44269504f;
 constexpr float kHidden = 3.4e38f;
+const float kBehind = kSoftplus ? -1e38f : 0.0f;  // in place of delta behind the end: dt is 0
+const bool kMasked = kHasSpans || !kSoftplus;
 MAMBA_SHARED(float4, tile_W, kSegment* kRow);  // forwards B, backwards C
 MAMBA_SHARED_PTR(float2) pairs_W = (MAMBA_SHARED_PTR(float2))tile_W;
 
@@ -83,7 +84,7 @@ MAMBA_UNROLL
 for (int j = 0; j < kOwn; ++j) {
   const int left = own_from + j < to ? near : 0;
   mamba_fetch(next_x[j], x_at + j * x_step, x_apart, left, together);
-  mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together);
+  mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, left, together, kBehind);
   mamba_fetch(next_z[j], z_at + j * z_step, z_apart, kGated ? left : 0, together);
 }
 
@@ -114,20 +115,14 @@ for (int step = 0; step < tiles; ++step) {
     W_at += W_move;
     mamba_fetch(next_W, W_at, W_apart, fill_t >= begin && fill_t < end ? states - fill_n : 0, W_whole);
   }
-  float own_dt[kEach][kOwn];
-  float own_x[kEach][kOwn];
+  MambaNumbers<T, kEach> own_raw[kOwn];
+  MambaNumbers<T, kEach> own_delta[kOwn];
+  MambaNumbers<T, kEach> own_z[kOwn];
   MAMBA_UNROLL
   for (int j = 0; j < kOwn; ++j) {
-    const int t = t0 + slice * kOwn + j;
-    const bool inside = (!kHasSpans || t >= begin) && t < end;
-    MAMBA_UNROLL
-    for (int e = 0; e < kEach; ++e) {
-      const float raw = next_delta[j].get(e) + bias[e];
-      const float dt = kSoftplus ? mamba_softplus(raw) : raw;
-      own_dt[e][j] = inside ? dt : 0.0f;
-      const float factor = kReverse ? (kHasZ ? mamba_silu(next_z[j].get(e)) : 1.0f) : dt;
-      own_x[e][j] = inside ? factor * next_x[j].get(e) : 0.0f;
-    }
+    own_raw[j] = next_x[j];
+    own_delta[j] = next_delta[j];
+    own_z[j] = next_z[j];
   }
   x_at += move * x_step;
   delta_at += move * delta_step;
@@ -146,8 +141,31 @@ for (int step = 0; step < tiles; ++step) {
     for (int j = 0; j < kOwn; ++j) {
       const bool there = kReverse ? step + 1 < tiles : t0 + kSteps + slice * kOwn + j < to;
       mamba_fetch(next_x[j], x_at + j * x_step, x_apart, there ? near : 0, together);
-      mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, there ? near : 0, together);
+      mamba_fetch(next_delta[j], delta_at + j * delta_step, delta_apart, there ? near : 0, together, kBehind);
       mamba_fetch(next_z[j], z_at + j * z_step, z_apart, there && kGated ? near : 0, together);
+    }
+  }
+  // One stretch of code without branches from here on, so that what each position needs is made next to exponentials.
+  float own_dt[kEach][kOwn];
+  float own_x[kEach][kOwn];
+  MAMBA_UNROLL
+  for (int j = 0; j < kOwn; ++j) {
+    const int t = t0 + slice * kOwn + j;
+    float gate[kEach];
+    MAMBA_UNROLL
+    for (int e = 0; e < kEach; ++e) {
+      gate[e] = kGated ? own_z[j].get(e) : 1.0f;
+    }
+    if (kGated) {
+      mamba_silus<kEach>(gate);
+    }
+    MAMBA_UNROLL
+    for (int e = 0; e < kEach; ++e) {
+      const float dt = mamba_time_step(own_delta[j].get(e) + bias[e], kSoftplus);
+      const float factor = kReverse ? gate[e] : dt;
+      const float v = factor * own_raw[j].get(e);
+      own_dt[e][j] = kMasked && (t < begin || t >= end) ? 0.0f : dt;
+      own_x[e][j] = kHasSpans && (t < begin || t >= end) ? 0.0f : v;
     }
   }
   MAMBA_UNROLL

@@ -14,8 +14,10 @@ constexpr int kLongChunk = 512;
 // are enough of them to fill a GPU, if need be with chunks.
 constexpr int64_t kLarge = 32 << 20;
 
-// Threads that keep a large GPU busy when each has two channels.
-constexpr int64_t kFewestPairThreads = 32768;
+// Threads that keep a large GPU busy when each does more: two lanes to a channel instead of four, or two channels to a
+// lane; and when a lane has all states of two channels.
+constexpr int64_t kFewestThreads = 32768;
+constexpr int64_t kFewestWholeThreads = 49152;
 
 }  // namespace
 
@@ -31,9 +33,8 @@ Shape shape_of(int batch, int length, int channels, int states, Dealing dealing)
   // Shared memory bounds segment and threads: gpu_backward.h needs the most.
   if (states <= 4) return {1, 4, 64, 32};
   if (states <= 8) return {2, 4, 128, 32};
-  const bool large = dealing == Dealing::kLarge || int64_t{batch} * length * channels >= kLarge;
-  if (states <= 16 && large) return {2, 8, 128, 32};
-  if (states <= 16) return {4, 4, 128, 32};
+  const bool large = dealing != Dealing::kBySize || int64_t{batch} * length * channels >= kLarge;
+  if (states <= 16) return large ? kTwoLanes : kFourLanes;
   if (states <= 32) return {4, 8, 64, 32};
   if (states <= 64) return {8, 8, 128, 8};
   if (states <= 128) return {8, 16, 64, 8};
@@ -52,14 +53,21 @@ int chunks_of(int batch, int length, int channels, const Shape& shape) {
 }
 
 Shape forward_shape_of(const Shape& shape, int batch, int channels, int chunks, int bytes, Dealing dealing) {
-  // Two channels to a lane share what it reads of B and C, and their own numbers of 16 bits come in one word. Those of
-  // 32 bits would take more registers than there are for as many threads.
-  const Shape pairs = {.lanes = 2, .per_lane = 8, .threads = 64, .segment = shape.segment, .each = 2};
-  if (shape.lanes != pairs.lanes || shape.per_lane != pairs.per_lane || bytes != 2) {
+  if (shape != kFourLanes && shape != kTwoLanes) {
     return shape;
   }
-  const int64_t threads = int64_t{batch} * chunks * pairs.blocks(channels) * pairs.threads;
-  return dealing == Dealing::kLarge || threads >= kFewestPairThreads ? pairs : shape;
+  const auto enough = [&](const Shape& of, int64_t fewest) {
+    return int64_t{batch} * chunks * of.blocks(channels) * of.threads >= fewest;
+  };
+  if (bytes == 2) {
+    if (dealing == Dealing::kVeryLarge || enough(kWhole, kFewestWholeThreads)) return kWhole;
+    if (dealing == Dealing::kLarge || enough(kPairs, kFewestThreads)) return kPairs;
+  }
+  return enough(kTwoLanes, kFewestThreads) ? kTwoLanes : shape;
+}
+
+Shape local_shape_of(const Shape& forward) {
+  return forward == kWhole ? kPairs : forward;
 }
 
 }  // namespace mamba::ops::scan

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mamba/ops/gpu/test_compare.h"
@@ -44,6 +45,10 @@ std::vector<mx::array> values_and_gradients(const Problem& problem, const Scan& 
 
 SelectiveScanOutputs large_kernel(const SelectiveScanInputs& in) {
   return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu), scan::Dealing::kLarge);
+}
+
+SelectiveScanOutputs very_large_kernel(const SelectiveScanInputs& in) {
+  return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu), scan::Dealing::kVeryLarge);
 }
 
 void expect_like_the_reference(const Problem& problem, const Scan& kernel = mamba::ops::kernel) {
@@ -97,6 +102,9 @@ TEST(SelectiveScanGpu, LargeInputsTakeOtherShapes) {
     for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
       SCOPED_TRACE(c.channels);
       expect_like_the_reference(make_problem(c, dtype), large_kernel);
+      if (dtype != mx::float32) {
+        expect_like_the_reference(make_problem(c, dtype), very_large_kernel);
+      }
     }
   }
 }
@@ -146,6 +154,30 @@ TEST(SelectiveScanGpu, SpansAndResets) {
     if (states == 16) {
       problem.in.spans = std::nullopt;
       expect_like_the_reference(problem);
+    }
+  }
+}
+
+// Of positions behind the end and outside of spans, with all that decides what a kernel does about them.
+TEST(SelectiveScanGpu, LargeInputsEndAnywhere) {
+  const std::vector<int> spans = {3, 61, 0, 17};
+  std::vector<uint8_t> resets(2 * 70, 0);
+  for (const int at : {5, 36, 60, 70, 70 + 16}) {
+    resets[static_cast<size_t>(at)] = 1;
+  }
+  for (const bool softplus : {true, false}) {
+    for (const int also : {0, 1, 2, 3}) {
+      SCOPED_TRACE(also);
+      Problem problem = make_problem({2, 70, 6, 16}, mx::bfloat16);
+      if (also & 1) problem.in.spans = mx::array(spans.begin(), {2, 2}, mx::int32);
+      if (also & 2) problem.in.resets = mx::array(resets.begin(), {2, 70}, mx::uint8);
+      if (!softplus) {
+        problem.in.delta_softplus = false;
+        problem.in.delta = mx::abs(problem.in.delta);
+        problem.in.delta_bias = mx::abs(*problem.in.delta_bias);
+      }
+      expect_like_the_reference(problem, large_kernel);
+      expect_like_the_reference(problem, very_large_kernel);
     }
   }
 }
@@ -214,18 +246,23 @@ int chunks_of(int batch, int length, int channels, int states) {
                          scan::shape_of(batch, length, channels, states, scan::Dealing::kBySize));
 }
 
-TEST(SelectiveScanGpu, LanesHaveTwoChannelsWhereThereAreManyOf16Bits) {
-  const auto each = [](int batch, int length, int channels, int bytes) {
+TEST(SelectiveScanGpu, LanesDoMoreWhereThereAreManyOfThem) {
+  using Lanes = std::pair<int, int>;  // to a channel, and channels to a lane
+  const auto of = [](int batch, int length, int channels, int bytes) {
     const auto dealing = scan::Dealing::kBySize;
     const scan::Shape shape = scan::shape_of(batch, length, channels, 16, dealing);
     const int chunks = scan::chunks_of(batch, length, channels, shape);
-    return scan::forward_shape_of(shape, batch, channels, chunks, bytes, dealing).each;
+    const scan::Shape forward = scan::forward_shape_of(shape, batch, channels, chunks, bytes, dealing);
+    return Lanes{forward.lanes, forward.each};
   };
-  EXPECT_EQ(each(1, 65536, 1536, 2), 2);
-  EXPECT_EQ(each(8, 2048, 4096, 2), 2);
-  EXPECT_EQ(each(8, 2048, 4096, 4), 1);
-  EXPECT_EQ(each(16, 2048, 1536, 2), 1);  // too few threads
-  EXPECT_EQ(each(1, 2048, 1536, 2), 1);
+  EXPECT_EQ(of(1, 65536, 1536, 2), Lanes(1, 2));
+  EXPECT_EQ(of(1, 65536, 1536, 4), Lanes(2, 1));
+  EXPECT_EQ(of(8, 2048, 4096, 2), Lanes(2, 2));
+  EXPECT_EQ(of(8, 2048, 4096, 4), Lanes(2, 1));
+  EXPECT_EQ(of(16, 2048, 1536, 2), Lanes(2, 1));
+  EXPECT_EQ(of(1, 2048, 1536, 2), Lanes(2, 1));
+  EXPECT_EQ(of(1, 2048, 1536, 4), Lanes(2, 1));
+  EXPECT_EQ(of(8, 512, 1536, 4), Lanes(4, 1));
 }
 
 TEST(SelectiveScanGpu, ChunksFillTheMachineAndCoverTheSequence) {
