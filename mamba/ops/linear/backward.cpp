@@ -10,7 +10,6 @@
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/forward.h"
 #include "mamba/ops/linear/multiply.h"
-#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
 
 namespace mamba::ops::linear_detail {
@@ -114,7 +113,7 @@ class InputGradient : public mx::UnaryPrimitive {
 constexpr int64_t kMaxTurned = 64;
 
 bool is_better_turned(int64_t n, int64_t k, Float dy, Float x) {
-  return 4 * k <= n && k <= kMaxTurned && !prefers_onednn(dy, x);
+  return 4 * k <= n && k <= kMaxTurned && !multiplies_in_bf16(dy, x);
 }
 
 // to[j][i] = from[i][j] for i < rows <= kMaxTurned, j < columns.

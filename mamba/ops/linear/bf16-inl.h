@@ -23,8 +23,8 @@ inline __m128 sums_of_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
 }
 
-// The first `count` lanes (+ bias[first ...]) to elements first ... of a row of float32 or bfloat16, rounded to
-// nearest, ties to even. `bias` may be null.
+// The first `count` lanes (+ bias[first ...]) to elements first ... of a row, rounded to nearest, ties to even. `bias`
+// may be null.
 inline void store(__m512 v, int64_t count, const float* bias, linear_detail::Float type, int64_t first, void* row) {
   const auto mask = static_cast<__mmask16>((uint32_t{1} << count) - 1);
   if (bias != nullptr) {
@@ -32,6 +32,11 @@ inline void store(__m512 v, int64_t count, const float* bias, linear_detail::Flo
   }
   if (type == linear_detail::Float::kFloat32) {
     _mm512_mask_storeu_ps(static_cast<float*>(row) + first, mask, v);
+    return;
+  }
+  if (type == linear_detail::Float::kFloat16) {
+    const __m256i halves = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(row) + first, mask, halves);
     return;
   }
   const __m512i bits = _mm512_castps_si512(v);

@@ -12,7 +12,6 @@
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/few_rows.h"
 #include "mamba/ops/linear/multiply.h"
-#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/sequences.h"
 #include "mamba/ops/linear/weights.h"
 
@@ -30,8 +29,8 @@ class FloatWeights : public Weights {
   }
 
   int64_t few_rows_limit(Float x) const override {
-    // oneDNN pads to 32 rows, and multiplies those in the time few_rows takes for about eight.
-    if (prefers_onednn(x, matrix_.type)) {
+    // What multiplies many rows pads them to 8, 16 or 32, and takes as long for 32 as few_rows for about eight.
+    if (multiplies_in_bf16(x, matrix_.type)) {
       return 8;
     }
     // Where the kernels were equally fast, for float32 and bfloat16. With a short k, adding up across lanes costs more

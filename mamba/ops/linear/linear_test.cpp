@@ -14,7 +14,9 @@
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
 #include "mamba/base/error_testing.h"
+#include "mamba/ops/cpu/amx.h"
 #include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/linear/many_rows.h"
 #include "mamba/ops/linear/onednn.h"
 //
 #include <hwy/targets.h>
@@ -563,7 +565,7 @@ void check_awkward_sizes() {
 // The path of processors that multiply bfloat16, taken with float32 on all.
 TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
   linear_detail::set_always_onednn(true);
-  EXPECT_TRUE(linear_detail::prefers_onednn(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
+  EXPECT_TRUE(linear_detail::onednn_multiplies(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
   check_awkward_sizes();
   check_batches();
   check_low_rank();
@@ -571,6 +573,18 @@ TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
   check_gradients_with_spans();
   check_gradients_for_any_threads();
   linear_detail::set_always_onednn(false);
+}
+
+// The path of processors with AMX, on tiles of plain C++ where there are none.
+TEST(LinearByTiles, HoldsWhatTheOtherKernelsHold) {
+  linear_detail::amx::set_emulated(!cpu::has_tiles());
+  check_awkward_sizes();
+  check_batches();
+  check_low_rank();
+  check_gradients();
+  check_gradients_with_spans();
+  check_gradients_for_any_threads();
+  linear_detail::amx::set_emulated(false);
 }
 
 void check_gradients_of(int m, int n, int k) {

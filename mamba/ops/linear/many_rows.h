@@ -35,7 +35,17 @@ int64_t many_rows_workspace(int64_t m, int64_t k);
 // summed in an order that depends on K alone. `workspace` is locked by the caller. Does not throw.
 void many_rows(const Product& product, float* workspace);
 
-// The same for operands that are both bfloat16 and results that are not float16, where cpu::has_bf16_products().
+// The same for operands that are both bfloat16, on the tiles of AMX. can_multiply() says whether this processor has
+// them.
+namespace amx {
+bool can_multiply(const Product& product);
+int64_t many_rows_workspace(int64_t m, int64_t k);
+void many_rows(const Product& product, float* workspace);
+// For tests: tiles of plain C++ in place of the processor's, where cpu::has_bf16_products().
+void set_emulated(bool on);
+}  // namespace amx
+
+// The same on units that multiply pairs.
 namespace bf16 {
 bool can_multiply(const Product& product);
 int64_t many_rows_workspace(int64_t m, int64_t k);

@@ -16,6 +16,7 @@
 #include "mamba/base/threads.h"
 #include "mamba/ops/linear/bf16-inl.h"
 #include "mamba/ops/linear/fetch.h"
+#include "mamba/ops/linear/finish_bf16-inl.h"
 #include "mamba/ops/linear/pack_bf16-inl.h"
 
 MAMBA_AVX512_BF16_BEGIN
@@ -96,30 +97,6 @@ void multiply_block(int64_t vectors, const uint32_t* left, const uint32_t* panel
   }
 }
 
-// The first `count` of a row's sums to columns n ... of row i of the results.
-void finish_row(const Product& product, int64_t i, int64_t n, int64_t count, const float* sums) {
-  const auto row = static_cast<size_t>(i);
-  const bool is_plain = !product.add && product.bias == nullptr && product.out.type == Float::kBfloat16;
-  const float* added = nullptr;
-  if (product.add) {
-    added = static_cast<const float*>(product.addend.rows.empty() ? product.out.rows[row] : product.addend.rows[row]);
-  }
-  for (int64_t j = 0; j < count; j += kVector) {
-    const int64_t lanes = std::min(kVector, count - j);
-    __m512 v = _mm512_load_ps(sums + j);
-    if (is_plain && lanes == kVector) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(product.out.rows[row]) + n + j),
-                          (__m256i)_mm512_cvtneps_pbh(v));
-      continue;
-    }
-    if (added != nullptr) {
-      const auto mask = static_cast<__mmask16>((uint32_t{1} << lanes) - 1);
-      v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, added + n + j));
-    }
-    store(v, lanes, product.bias, product.out.type, n + j, product.out.rows[row]);
-  }
-}
-
 // Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
 void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
                    int64_t n, int64_t columns, int64_t next_n) {
@@ -160,7 +137,7 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
 
 bool bf16::can_multiply(const Product& product) {
   return product.k > 0 && product.left.rows.type == Float::kBfloat16 && product.right.matrix.type == Float::kBfloat16 &&
-         product.out.type != Float::kFloat16;
+         cpu::has_bf16_products();
 }
 
 int64_t bf16::many_rows_workspace(int64_t m, int64_t k) {

@@ -6,13 +6,22 @@
 
 #include "mamba/base/threads.h"
 #include "mamba/base/warning.h"
+#include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/linear/onednn.h"
 
 namespace mamba::ops::linear_detail {
 
+bool multiplies_in_bf16(Float left, Float right) {
+  return left == Float::kBfloat16 && right == Float::kBfloat16 &&
+         (cpu::has_bf16_products() || onednn_multiplies(left, right));
+}
+
 int64_t multiply_workspace(int64_t m, int64_t groups, int64_t k, Float left, Float right) {
-  const int64_t floats = std::max(many_rows_workspace(m, k), bf16::many_rows_workspace(m, k));
-  return prefers_onednn(left, right) ? std::max(floats, onednn_workspace(m, groups, k, left)) : floats;
+  int64_t floats = many_rows_workspace(m, k);
+  if (left == Float::kBfloat16 && right == Float::kBfloat16) {
+    floats = std::max({floats, amx::many_rows_workspace(m, k), bf16::many_rows_workspace(m, k)});
+  }
+  return onednn_multiplies(left, right) ? std::max(floats, onednn_workspace(m, groups, k, left)) : floats;
 }
 
 Matrix as_matrix(const Rows& rows, int64_t columns, float* copy) {
@@ -40,11 +49,16 @@ void multiply(const Product& product, const std::vector<int64_t>& groups, float*
   if (product.m == 0 || product.n == 0) {
     return;
   }
-  if (prefers_own_bf16() && bf16::can_multiply(product)) {
+  const Float left = product.left.rows.type, right = product.right.matrix.type;
+  if (!always_onednn() && amx::can_multiply(product)) {
+    amx::many_rows(product, workspace);
+    return;
+  }
+  if (!always_onednn() && bf16::can_multiply(product)) {
     bf16::many_rows(product, workspace);
     return;
   }
-  if (product.k > 0 && prefers_onednn(product.left.rows.type, product.right.matrix.type)) {
+  if (product.k > 0 && onednn_multiplies(left, right)) {
     if (onednn_product(product, groups, workspace)) {
       return;
     }

@@ -309,7 +309,7 @@ void run(const Product& product, const std::vector<int64_t>& groups, T* packed) 
 
 }  // namespace
 
-bool prefers_onednn(Float left, Float right) {
+bool onednn_multiplies(Float left, Float right) {
   static const bool has_units = [] {
     const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
     return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
@@ -319,9 +319,8 @@ bool prefers_onednn(Float left, Float right) {
                                                      : false);
 }
 
-bool prefers_own_bf16() {
-  static const bool has_tiles = dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
-  return !has_tiles && cpu::has_bf16_products() && !always.load(std::memory_order_relaxed);
+bool always_onednn() {
+  return always.load(std::memory_order_relaxed);
 }
 
 void set_always_onednn(bool on) {

@@ -1,5 +1,5 @@
-// Inside linear: products of bfloat16 through oneDNN, on processors that multiply bfloat16 (AVX512_BF16, AMX). There it
-// is several times as fast as widening to float32. Where the units are AVX512_BF16's, bf16::many_rows is faster still.
+// Inside linear: products of bfloat16 through oneDNN, on processors that multiply bfloat16 and on which no kernel of
+// our own runs.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,13 @@
 
 namespace mamba::ops::linear_detail {
 
-// Whether onednn_product, or bf16::many_rows in its place, is a better choice for these operands on this processor than
-// widening them.
-bool prefers_onednn(Float left, Float right);
-
-// Whether bf16::many_rows takes its place: where multipliers are those of AVX512_BF16 and not AMX's.
-bool prefers_own_bf16();
+// Whether onednn_product is a better choice for these operands on this processor than widening them.
+bool onednn_multiplies(Float left, Float right);
 
 // For tests, which must reach this code on any processor: float32 products go through it as well, and bfloat16 ones
-// that bf16::many_rows would take.
+// that kernels of our own would take.
 void set_always_onednn(bool on);
+bool always_onednn();
 
 // Floats of workspace for a product of m rows in `groups` groups.
 int64_t onednn_workspace(int64_t m, int64_t groups, int64_t k, Float type);

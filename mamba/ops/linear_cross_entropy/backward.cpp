@@ -15,7 +15,7 @@
 #include "mamba/base/threads.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
-#include "mamba/ops/linear/onednn.h"
+#include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/sequences.h"
 #include "mamba/ops/linear_cross_entropy/logits.h"
 #include "mamba/ops/linear_cross_entropy/primitive.h"
@@ -108,8 +108,8 @@ struct GradientJob {
       product->left.rows.rows.reserve(block);
       product->out.rows.reserve(std::max(block, static_cast<size_t>(kBlockWords)));
     }
-    const bool by_onednn = linear_detail::prefers_onednn(logits.x.type, logits.weight.type);
-    gradient_type = by_onednn ? logits.x.type : Float::kFloat32;
+    const bool narrow = linear_detail::multiplies_in_bf16(logits.x.type, logits.weight.type);
+    gradient_type = narrow ? Float::kBfloat16 : Float::kFloat32;
     Workspace::instance().reserve(lay_out(nullptr));
   }
 

@@ -16,7 +16,9 @@
 #include "mamba/base/threads.h"
 #ifndef __APPLE__
 #include "mamba/base/error_testing.h"
+#include "mamba/ops/cpu/amx.h"
 #include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/onednn.h"
 //
 #include <hwy/targets.h>
@@ -57,12 +59,12 @@ struct Exact {
 };
 
 // What the gradient of a logit loses, relatively, before it is multiplied: half a unit of bfloat16's last place where
-// oneDNN takes the product, nothing elsewhere.
+// products are of bfloat16, nothing elsewhere.
 double gradient_rounding(const mx::array& x, const mx::array& weight) {
 #ifndef __APPLE__
   using linear_detail::Float;
   if (x.dtype() == mx::bfloat16 && weight.dtype() == mx::bfloat16 &&
-      linear_detail::prefers_onednn(Float::kBfloat16, Float::kBfloat16)) {
+      linear_detail::multiplies_in_bf16(Float::kBfloat16, Float::kBfloat16)) {
     return 0x1p-8;
   }
 #endif
@@ -426,6 +428,12 @@ TEST(LinearCrossEntropyByOnednn, HoldsWhatTheOtherKernelsHold) {
   linear_detail::set_always_onednn(true);
   check_cases();
   linear_detail::set_always_onednn(false);
+}
+
+TEST(LinearCrossEntropyByTiles, HoldsWhatTheOtherKernelsHold) {
+  linear_detail::amx::set_emulated(!cpu::has_tiles());
+  check_cases();
+  linear_detail::amx::set_emulated(false);
 }
 
 TEST(LinearCrossEntropyTargets, AllHoldTheSame) {

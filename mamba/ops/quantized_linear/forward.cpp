@@ -11,7 +11,6 @@
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/multiply.h"
-#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/weights.h"
 #include "mamba/ops/quantized_linear/kernel.h"
 
@@ -156,7 +155,7 @@ class CodedWeights : public Weights {
 
   // bfloat16 where x is no wider and oneDNN multiplies it.
   Float tile_type(Float x) const {
-    const bool narrow = x == Float::kBfloat16 && linear_detail::prefers_onednn(x, x);
+    const bool narrow = x == Float::kBfloat16 && linear_detail::multiplies_in_bf16(x, x);
     return narrow ? Float::kBfloat16 : Float::kFloat32;
   }
 
