@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "mamba/models/mixer_training.h"
+#include "mamba/ops/branches/branches.h"
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
 #include "mamba/ops/dropout/dropout.h"
+#include "mamba/ops/negative_exp/negative_exp.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 
@@ -27,7 +29,7 @@ mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::ar
   const int rank = mixer.dt_proj.columns();
   const int n = mixer.A_log.shape(1);
   const mx::array xz = mixer.in_proj(x, spans, false, s);  // (B, L, 2 D)
-  const std::vector<mx::array> halves = mx::split(xz, mx::Shape{inner}, -1, s);
+  const std::vector<mx::array> halves = ops::column_branches(xz, {inner, inner}, s);
   const auto conv = ops::causal_conv1d({.x = halves[0],
                                         .weight = derived.conv_weight,
                                         .bias = mixer.conv1d.bias,
@@ -36,11 +38,12 @@ mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::ar
                                         .resets = resets,
                                         .silu = true},
                                        s);
-  const mx::array dt_B_C = mixer.x_proj(conv.y, spans, false, s);  // (B, L, R + 2 N)
-  const std::vector<mx::array> parts = mx::split(dt_B_C, mx::Shape{rank, rank + n}, -1, s);
+  const auto [u, projected] = ops::two_branches(conv.y, s);
+  const mx::array dt_B_C = mixer.x_proj(projected, spans, false, s);  // (B, L, R + 2 N)
+  const std::vector<mx::array> parts = ops::column_branches(dt_B_C, {rank, n, n}, s);
   // dt_proj's bias goes into the scan, which adds it in float32.
   const mx::array delta = mixer.dt_proj.without_bias(parts[0], spans, s);
-  const auto scan = ops::selective_scan({.u = conv.y,
+  const auto scan = ops::selective_scan({.u = u,
                                          .delta = delta,
                                          .A = derived.A,
                                          .B = parts[1],
@@ -94,7 +97,7 @@ void Block::visit(const std::string& path, const nn::ParameterVisitor& visitor) 
 DerivedParameters derive(const Mixer& mixer, mx::StreamOrDevice s) {
   const mx::array A_log = mx::astype(mixer.A_log, mx::float32, s);
   return {
-      .A = mx::negative(mx::exp(A_log, s), s),
+      .A = ops::negative_exp(A_log, s),
       .conv_weight = mx::reshape(mixer.conv1d.weight, {mixer.conv1d.weight.shape(0), mixer.conv1d.weight.shape(2)}, s),
       .D = mx::astype(mixer.D, mx::float32, s),
       .dt_bias = mx::astype(*mixer.dt_proj.bias, mx::float32, s),

@@ -35,17 +35,17 @@ class Accumulate : public cpu::CpuGradientNode<Accumulate, Settings> {
     encoder.set_input_array(value);
     accumulate_detail::Job job{};
     if (take_over(inputs[0], out)) {
-      job.sum = out.data<float>();
+      job.sum = cpu::numbers_of(out);
     } else {
       const mx::array sum = row_contiguous(inputs[0], encoder);
       encoder.set_input_array(sum);
       allocate(out);
-      job.sum = sum.data<float>();
+      job.sum = cpu::numbers_of(sum);
     }
     encoder.set_output_array(out);
     job.count = static_cast<int64_t>(out.size());
     job.value = cpu::numbers_of(value);
-    job.out = out.data<float>();
+    job.out = out.data<void>();
     encoder.dispatch([job] { accumulate_detail::add(job); });
   }
 
@@ -55,17 +55,19 @@ class Accumulate : public cpu::CpuGradientNode<Accumulate, Settings> {
 }  // namespace
 
 mx::array accumulate(mx::array sum, const mx::array& value, mx::StreamOrDevice s) {
-  check(sum.dtype() == mx::float32, "[{}] sum must be float32 but is {}", kOp, shown(sum.dtype()));
+  check_float(kOp, "sum", sum);
   check_float(kOp, "value", value);
   check(value.shape() == sum.shape(), "[{}] value must be {} but got {}", kOp, shown(sum.shape()),
         shown(value.shape()));
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    return accumulate_detail::gpu_add(sum, value, stream);
+    const mx::Dtype dtype = sum.dtype();
+    return mx::astype(accumulate_detail::gpu_add(sum, value, stream), dtype, stream);
   }
   const mx::Shape shape = sum.shape();
+  const mx::Dtype dtype = sum.dtype();
   std::vector<mx::array> inputs = {std::move(sum), value};
-  return mx::array(shape, mx::float32, std::make_shared<Accumulate>(stream, Settings{}), std::move(inputs));
+  return mx::array(shape, dtype, std::make_shared<Accumulate>(stream, Settings{}), std::move(inputs));
 }
 
 }  // namespace mamba::ops

@@ -7,12 +7,12 @@
 
 namespace mamba::ops::accumulate_detail {
 
-// out = sum + value; `out` may be `sum`.
+// out = sum + value; `out` may be `sum`, and has its element type.
 struct Job {
   int64_t count;
-  const float* sum;
+  cpu::Numbers sum;
   cpu::Numbers value;
-  float* out;
+  void* out;
 };
 
 void add(const Job& job);
