@@ -179,7 +179,8 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     } else if (i != output) {
       gradients.values.push_back(ops::embedding_gradient(batch.tokens, result.second.back(), vocab));
     } else {
-      gradients.values.push_back(ops::embedding_gradient(batch.tokens, result.second.back(), vocab, values[2]));
+      gradients.values.push_back(
+          ops::embedding_gradient(batch.tokens, result.second.back(), vocab, values[2], values[2].dtype()));
     }
   }
   if (!ops::on_cpu(mx::to_stream({}))) {

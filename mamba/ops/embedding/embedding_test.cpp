@@ -34,6 +34,21 @@ TEST(EmbeddingGradient, EqualsReference) {
   }
 }
 
+TEST(EmbeddingGradient, RoundsSumsOnceWhereTheyAreNarrow) {
+  for (const mx::Dtype dtype : {mx::bfloat16, mx::float16}) {
+    const mx::array tokens = ids({3, 137}, 11);
+    const mx::array dy = normal({3, 137, 130}, 1, 1.0f, 0.0f, dtype);
+    const mx::array base = normal({12, 130}, 2, 1.0f, 0.0f, dtype);
+    // The same sums in float32, which has no other order.
+    const mx::array want = mx::astype(embedding_gradient(tokens, dy, 12, base), dtype);
+    EXPECT_TRUE(same_bits(embedding_gradient(tokens, dy, 12, mx::add(base, mx::array(0.0f, dtype)), dtype), want));
+    EXPECT_TRUE(same_bits(embedding_gradient(tokens, dy, 12, mx::astype(base, mx::float32), dtype), want));
+    const mx::array alone = mx::astype(embedding_gradient(tokens, dy, 12), dtype);
+    EXPECT_TRUE(same_bits(embedding_gradient(tokens, dy, 12, std::nullopt, dtype), alone));
+    EXPECT_EQ(embedding_gradient_reference(tokens, dy, 12, base, dtype).dtype(), dtype);
+  }
+}
+
 TEST(EmbeddingGradient, EqualsTheGradientOfALookUp) {
   const mx::array tokens = ids({2, 9}, 5);
   const mx::array table = normal({5, 6}, 1);
@@ -86,6 +101,10 @@ TEST(EmbeddingGradient, RefusesWhatDoesNotFit) {
               embedding_gradient(tokens, normal({2, 3, 4}, 1), 5, normal({5, 3}, 1));
             }),
             "[embedding_gradient] base must be (5, 4) but got (5, 3)");
+  EXPECT_EQ(message_of([&] {
+              embedding_gradient(tokens, normal({2, 3, 4}, 1), 5, std::nullopt, mx::int32);
+            }),
+            "[embedding_gradient] the result cannot be int32");
 }
 
 }  // namespace

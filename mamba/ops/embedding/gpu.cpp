@@ -14,21 +14,21 @@ namespace mamba::ops::embedding_detail {
 namespace mx = mlx::core;
 
 mx::array gpu_gradient(const mx::array& tokens, const mx::array& dy, int rows, const std::optional<mx::array>& base,
-                       const mx::Stream& stream) {
+                       mx::Dtype dtype, const mx::Stream& stream) {
   static const gpu::Kernel kernel("mamba_embedding_gradient", embedded::gpu_embedding_gradient(),
                                   {"sorted", "order", "dy", "base"}, {"out"});
   constexpr int kThreads = 128;
   const int width = dy.shape(-1);
   const auto count = static_cast<int>(tokens.size());
   if (count == 0 || width == 0 || rows == 0) {
-    return base ? mx::astype(*base, mx::float32, stream) : mx::zeros({rows, width}, mx::float32, stream);
+    return base ? mx::astype(*base, dtype, stream) : mx::zeros({rows, width}, dtype, stream);
   }
   const mx::array flat = mx::reshape(tokens, {count}, stream);
   const mx::array order = mx::view(mx::argsort(flat, stream), mx::int32, stream);
   const mx::array sorted = mx::take(flat, order, stream);
   const mx::array changes = gpu::contiguous(mx::reshape(dy, {count, width}, stream), stream);
-  return kernel({sorted, order, changes, base ? gpu::contiguous(*base, stream) : changes}, {{rows, width}},
-                {mx::float32}, {{rows, 1, 1}, kThreads}, {{"kThreads", kThreads}, {"kHasBase", base.has_value()}},
+  return kernel({sorted, order, changes, base ? gpu::contiguous(*base, stream) : changes}, {{rows, width}}, {dtype},
+                {{rows, 1, 1}, kThreads}, {{"kThreads", kThreads}, {"kHasBase", base.has_value()}, {"T", dtype}},
                 stream)[0];
 }
 

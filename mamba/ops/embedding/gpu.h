@@ -10,6 +10,7 @@
 namespace mamba::ops::embedding_detail {
 
 mlx::core::array gpu_gradient(const mlx::core::array& tokens, const mlx::core::array& dy, int rows,
-                              const std::optional<mlx::core::array>& base, const mlx::core::Stream& stream);
+                              const std::optional<mlx::core::array>& base, mlx::core::Dtype dtype,
+                              const mlx::core::Stream& stream);
 
 }  // namespace mamba::ops::embedding_detail

@@ -1,6 +1,6 @@
 // GPU kernel, in the dialect of ops/gpu: one row of the table (rows, K) to a group, which sums the rows of dy (count,
 // K) whose token it is. `sorted` (count,): the tokens in ascending order, `order` (count,): where each stands in dy.
-// kHasBase: the sum starts from the row of `base` (rows, K).
+// kHasBase: the sum starts from the row of `base` (rows, K). T: the dtype of the result.
 constexpr int kLoads = 4;  // in flight
 const int width = dy_shape[1];
 const int count = dy_shape[0];
@@ -26,5 +26,5 @@ for (int c = MAMBA_THREAD; c < width; c += kThreads) {
       sum += value[j];
     }
   }
-  out[int64_t(row) * width + c] = sum;
+  out[int64_t(row) * width + c] = T(sum);
 }

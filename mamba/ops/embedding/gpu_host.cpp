@@ -7,6 +7,7 @@ namespace mamba::ops::gpu::dialect {
 namespace {
 
 void gradient(const host::Launch& launch) {
+  using T = float;
   MAMBA_HOST_IN(sorted);
   MAMBA_HOST_IN(order);
   MAMBA_HOST_IN(dy);

@@ -11,10 +11,12 @@ struct Job {
   const int32_t* tokens;
   int64_t count;      // of tokens
   cpu::Numbers dy;    // (count, width), contiguous
-  cpu::Numbers base;  // (rows, width), contiguous; data is null: zeros; may be `out`
+  cpu::Numbers base;  // (rows, width), contiguous; data is null: zeros; may be `out`, in its element type
   int64_t rows;
   int64_t width;
-  float* out;  // (rows, width)
+  void* out;  // (rows, width)
+  cpu::Element out_element;
+  int32_t* order;  // (count,): to work in
 };
 
 void gradient(const Job& job);
