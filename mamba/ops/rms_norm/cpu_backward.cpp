@@ -79,6 +79,9 @@ void group_back(const norm::GradientInputs& in, const norm::Gradients& out, cons
       using T = decltype(type);
       project_row<T>(x, r, along, in.gsum.data == nullptr ? nullptr : in.gsum.row<T>(b, t), D, g);
     });
+    if (out.wide != nullptr) {
+      narrow_row(g, D, static_cast<float*>(out.wide) + i * D);
+    }
     cpu::visit(out.x_element,
                [&](auto type) HWY_ATTR { narrow_row(g, D, static_cast<decltype(type)*>(out.x) + i * D); });
   }

@@ -41,6 +41,7 @@ struct GradientInputs {
 struct Gradients {
   void* x;  // (rows, D)
   cpu::Element x_element;
+  void* wide;    // the same in float32, or null
   void* weight;  // (D,)
   cpu::Element weight_element;
   float* shares;  // workspace of num_groups() rows of D floats

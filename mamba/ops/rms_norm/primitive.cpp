@@ -59,14 +59,19 @@ std::vector<mx::array> RmsNorm::vjp(const std::vector<mx::array>& primals, const
   const mx::array& x = primals[0];
   std::vector<mx::array> inputs = {outputs.size() == 2 ? outputs[1] : x, primals[1]};
   inputs.insert(inputs.end(), cotangents.begin(), cotangents.end());
-  // x and the residual have the same gradient, and where their dtypes differ one of them is float32.
-  const mx::Dtype dtype = primals.size() == 3 && primals[2].dtype() != x.dtype() ? mx::float32 : x.dtype();
+  std::vector<mx::Shape> shapes = {x.shape(), primals[1].shape()};
+  std::vector<mx::Dtype> dtypes = {x.dtype(), primals[1].dtype()};
+  // x and the residual have the same gradient, and where their dtypes differ the residual's is float32.
+  const bool wide = primals.size() == 3 && primals[2].dtype() != x.dtype();
+  if (wide) {
+    shapes.push_back(x.shape());
+    dtypes.push_back(mx::float32);
+  }
   const std::vector<mx::array> gradients =
-      mx::array::make_arrays({x.shape(), primals[1].shape()}, {dtype, primals[1].dtype()},
-                             std::make_shared<RmsNormGradient>(stream(), settings_), inputs);
+      mx::array::make_arrays(shapes, dtypes, std::make_shared<RmsNormGradient>(stream(), settings_), inputs);
   std::vector<mx::array> wanted;
   for (const int i : argnums) {
-    wanted.push_back(mx::astype(gradients[i == 1 ? 1 : 0], primals[static_cast<size_t>(i)].dtype(), stream()));
+    wanted.push_back(gradients[i == 2 && !wide ? 0 : static_cast<size_t>(i)]);
   }
   return wanted;
 }
@@ -92,8 +97,12 @@ void RmsNormGradient::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   for (mx::array& out : outputs) {
     allocate(out);
   }
-  const Gradients out{outputs[0].data<void>(), cpu::element_of(outputs[0]), outputs[1].data<void>(),
-                      cpu::element_of(outputs[1]), workspace(num_groups(in.batch * in.length) * in.channels, encoder)};
+  const Gradients out{.x = outputs[0].data<void>(),
+                      .x_element = cpu::element_of(outputs[0]),
+                      .wide = outputs.size() == 3 ? outputs[2].data<float>() : nullptr,
+                      .weight = outputs[1].data<void>(),
+                      .weight_element = cpu::element_of(outputs[1]),
+                      .shares = workspace(num_groups(in.batch * in.length) * in.channels, encoder)};
   encoder.dispatch([in, out] { backward(in, out); });
 }
 

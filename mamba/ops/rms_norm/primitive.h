@@ -30,7 +30,7 @@ class RmsNorm : public cpu::CpuNode<RmsNorm, Settings> {
 };
 
 // Inputs: what was normalised, the weight, the cotangent of y and, where there was one, of the sum.
-// Outputs: the gradients of the first two.
+// Outputs: the gradients of the first two and, where the residual is wider than x, its own in float32.
 class RmsNormGradient : public cpu::CpuGradientNode<RmsNormGradient, Settings> {
  public:
   static constexpr const char* kOp = "rms_norm";
