@@ -102,6 +102,22 @@ HWY_INLINE V softplus(D d, V x) {
   return hn::Add(positive, log1p_unit(d, e));
 }
 
+template <class V>
+struct SoftplusAndSlope {
+  V value;
+  V slope;
+};
+
+// softplus(x), to the bit, and its derivative 1 / (1 + e^-x), from one exponential.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE SoftplusAndSlope<V> softplus_and_slope(D d, V x) {
+  const V one = hn::Set(d, 1.0f);
+  const V e = exp(d, hn::Neg(hn::Abs(x)));
+  const auto negative = hn::Lt(x, hn::Zero(d));
+  const V positive = hn::IfThenElse(negative, hn::Zero(d), x);
+  return {hn::Add(positive, log1p_unit(d, e)), hn::Div(hn::IfThenElse(negative, e, one), hn::Add(one, e))};
+}
+
 // 1 / (1 + e^-x), softplus's derivative.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V sigmoid(D d, V x) {

@@ -25,35 +25,52 @@ constexpr int64_t kGroup = std::max<int64_t>(16, std::min<int64_t>(2 * kLanes, s
 constexpr int64_t kVectors = kGroup / kLanes;
 
 // One chunk of one block of channels: (scan::kKept, scan::kBlock) each unless said otherwise.
+//
+// A processor may take a load for one of what a store in flight has written where their addresses agree in the last 12
+// bits, and lets it wait: walking back by itself took 10 to 20 cycles a state, depending on where these arrays lay. So
+// what is read and written for one state after the other (A, carry, gA, decay, h) begins at multiples of a page, as a
+// Chunk's memory has to. Then a load agrees with the store for the same state, one position ago, which is done.
 struct Chunk {
+  float* carry;  // (N, kGroup): of the group that is worked on
+  float* gA;     // (N, kGroup)
+  float* A;      // (N, kGroup)
+  float* decay;  // (scan::kKept, N, kGroup)
+  float* h;      // (scan::kKept + 1, N, kGroup): h[i] is the state before the chunk's position i
   float* dt;
   float* dtu;    // dt * u
   float* slope;  // of softplus
   float* gy;     // cotangent of the sum over the states: behind the gate
   float* gate;   // cotangent of z, less the factor y
   float* y;
-  float* gdt;     // sum_n lambda a A h
-  float* gbu;     // sum_n lambda B
-  float* B;       // (scan::kKept, N)
-  float* C;       // (scan::kKept, N)
-  float* decay;   // (scan::kKept, N, kGroup)
-  float* h;       // (scan::kKept + 1, N, kGroup): h[i] is the state before the chunk's position i
-  float* shares;  // (2 N, kLanes)
+  float* gdt;  // sum_n lambda a A h
+  float* gbu;  // sum_n lambda B
+  float* B;    // (scan::kKept, N)
+  float* C;    // (scan::kKept, N)
+
+  static constexpr int64_t kPage = 1024;  // floats
+  static int64_t pages(int64_t floats) { return (floats + kPage - 1) / kPage * kPage; }
 
   static int64_t floats(int64_t states) {
-    return scan::kKept * (8 * scan::kBlock + 2 * states) + (2 * scan::kKept + 1) * states * kGroup +
-           2 * states * kLanes;
+    const int64_t row = states * kGroup;
+    return 3 * pages(row) + pages(scan::kKept * row) + (scan::kKept + 1) * row +
+           scan::kKept * (8 * scan::kBlock + 2 * states);
   }
 
+  // `memory` begins a page.
   Chunk(int64_t states, float* memory) {
+    const int64_t row = states * kGroup;
+    for (float** part : {&carry, &gA, &A}) {
+      *part = memory;
+      memory += pages(row);
+    }
+    decay = memory;
+    h = decay + pages(scan::kKept * row);
+    memory = h + (scan::kKept + 1) * row;
     for (float** rows : {&dt, &dtu, &slope, &gy, &gate, &y, &gdt, &gbu}) {
       *rows = memory;
       memory += scan::kKept * scan::kBlock;
     }
-    decay = memory;
-    h = decay + scan::kKept * states * kGroup;
-    shares = h + (scan::kKept + 1) * states * kGroup;
-    B = shares + 2 * states * kLanes;
+    B = memory;
     C = B + scan::kKept * states;
   }
 };
@@ -79,8 +96,9 @@ HWY_INLINE void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, cons
       FloatVec dt = hn::Add(load_some(d, delta + c, left), hn::Load(d, block.bias + c));
       FloatVec slope = one;
       if (in.softplus) {
-        slope = sigmoid(d, dt);
-        dt = softplus(d, dt);
+        const auto both = softplus_and_slope(d, dt);
+        dt = both.value;
+        slope = both.slope;
       }
       const FloatVec uv = load_some(d, u + c, left);
       hn::Store(dt, d, chunk.dt + at);
@@ -100,7 +118,8 @@ HWY_INLINE void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, cons
   }
 }
 
-// The group at channel c: a and h for positions [from, to), and y. chunk.h holds the state before `from` already.
+// The group at channel c: a and h for positions [from, to), and y. chunk.A is the group's, and chunk.h holds the state
+// before `from` already.
 template <typename T>
 HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block,
                           const Next& next, int64_t from, int64_t to, int64_t c, const Chunk& chunk) {
@@ -118,7 +137,7 @@ HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, co
       const FloatVec dt = hn::Load(d, chunk.dt + at);
       const FloatVec dtu = hn::Load(d, chunk.dtu + at);
       FloatVec y = hn::Load(d, chunk.y + at);
-      const float* A = block.A + c + v * kLanes;
+      const float* A = chunk.A + v * kLanes;
       float* decays = chunk.decay + i * states * kGroup + v * kLanes;
       const float* before = chunk.h + i * states * kGroup + v * kLanes;
       float* after = chunk.h + (i + 1) * states * kGroup + v * kLanes;
@@ -126,7 +145,7 @@ HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, co
         FloatVec state = hn::Mul(dtu, hn::Set(d, B[n]));
         FloatVec decay = hn::Zero(d);
         if (HWY_LIKELY(!reset)) {
-          decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * scan::kBlock)));
+          decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * kGroup)));
           state = hn::MulAdd(decay, hn::Load(d, before + n * kGroup), state);
         }
         hn::Store(decay, d, decays + n * kGroup);

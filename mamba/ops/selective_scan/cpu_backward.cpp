@@ -23,6 +23,7 @@
 #include <cstring>
 
 #include "mamba/base/threads.h"
+#include "mamba/ops/cpu/lanes-inl.h"
 #include "mamba/ops/selective_scan/block-inl.h"
 #include "mamba/ops/selective_scan/chunk-inl.h"
 #include "mamba/ops/selective_scan/kernel.h"
@@ -48,89 +49,122 @@ scan::Workspace divide(const scan::Inputs& in, float* memory) {
   return work;
 }
 
-// shares (2 N, kLanes) summed over lanes and added to sums (2 N).
-void add_lanes(int64_t count, const float* shares, float* sums) {
-  int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const hn::FixedTag<float, 4> d4;
-  const auto folded = [&](int64_t row) HWY_ATTR {
-    auto sum = hn::Load(d4, shares + row * kLanes);
-    for (int64_t lane = 4; lane < kLanes; lane += 4) {
-      sum = hn::Add(sum, hn::Load(d4, shares + row * kLanes + lane));
-    }
-    return sum;
-  };
-  for (; i + 4 <= count; i += 4) {
-    auto r0 = folded(i);
-    auto r1 = folded(i + 1);
-    auto r2 = folded(i + 2);
-    auto r3 = folded(i + 3);
-    transpose4(d4, r0, r1, r2, r3);
-    const auto sum = hn::Add(hn::Add(r0, r1), hn::Add(r2, r3));
-    hn::StoreU(hn::Add(hn::LoadU(d4, sums + i), sum), d4, sums + i);
+// sums[j] += the sum of vj's lanes.
+HWY_INLINE void add_lanes(FloatVec v0, FloatVec v1, FloatVec v2, FloatVec v3, float* sums) {
+  float four[4];
+  sum_lanes(FloatTag(), v0, v1, v2, v3, four);
+#if HWY_TARGET == HWY_SCALAR
+  for (int64_t j = 0; j < 4; ++j) {
+    sums[j] += four[j];
   }
+#else
+  const hn::FixedTag<float, 4> d4;
+  hn::StoreU(hn::Add(hn::LoadU(d4, sums), hn::LoadU(d4, four)), d4, sums);
 #endif
-  for (; i < count; ++i) {
-    float sum = 0.0f;
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      sum += shares[i * kLanes + lane];
-    }
-    sums[i] += sum;
+}
+
+// A group's (N, kGroup) from or to a block's (N, kBlock).
+void copy_group(int64_t states, const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  for (int64_t n = 0; n < states; ++n) {
+    std::copy_n(from + n * from_stride, kGroup, to + n * to_stride);
   }
 }
 
-// The group at channel c, from the last position to the first. `carry` and `gA` are the block's.
-void walk_back(const scan::Inputs& in, const ChannelBlock& block, int64_t count, int64_t c, const Chunk& chunk,
-               float* HWY_RESTRICT carry, float* HWY_RESTRICT gA, float* BC) {
+// What a group of channels has at one position. Pointers are to the first of its numbers: of a (N, kGroup) where there
+// is one for each state.
+struct Position {
+  const float* B;  // (N)
+  const float* C;  // (N)
+  const float* gy;
+  const float* dt;
+  const float* dtu;
+  const float* decay;
+  const float* before;  // the states before, then those after
+  float* gdt;
+  float* gbu;
+  float* gBC;  // (2 N): the group's share is added
+};
+
+// All states of a group at one position. A function by itself, or the compiler runs out of registers; it has all sums
+// over states in some, and four states' sums over channels, which are added up across lanes together.
+__attribute__((noinline)) void step_back(int64_t states, const Position& at, const float* HWY_RESTRICT A,
+                                         float* HWY_RESTRICT carry, float* HWY_RESTRICT gA) {
   const FloatTag d;
-  const int64_t states = in.states;
+  const float* HWY_RESTRICT decay = at.decay;
+  const float* HWY_RESTRICT before = at.before;
+  const float* HWY_RESTRICT after = before + states * kGroup;
+  FloatVec gy[kVectors], dt[kVectors], dtu[kVectors], gdt[kVectors], gbu[kVectors];
+  MAMBA_CPU_UNROLL(16)
+  for (int64_t v = 0; v < kVectors; ++v) {
+    gy[v] = hn::Load(d, at.gy + v * kLanes);
+    dt[v] = hn::Load(d, at.dt + v * kLanes);
+    dtu[v] = hn::Load(d, at.dtu + v * kLanes);
+    gdt[v] = hn::Zero(d);
+    gbu[v] = hn::Zero(d);
+  }
+  const auto one = [&](int64_t n, FloatVec& gB, FloatVec& gC) HWY_ATTR {
+    const FloatVec Bn = hn::Set(d, at.B[n]);
+    const FloatVec Cn = hn::Set(d, at.C[n]);
+    gB = hn::Zero(d);
+    gC = hn::Zero(d);
+    MAMBA_CPU_UNROLL(16)
+    for (int64_t v = 0; v < kVectors; ++v) {
+      const int64_t i = n * kGroup + v * kLanes;
+      const FloatVec lambda = hn::MulAdd(gy[v], Cn, hn::Load(d, carry + i));
+      gC = hn::MulAdd(gy[v], hn::Load(d, after + i), gC);
+      gB = hn::MulAdd(lambda, dtu[v], gB);
+      gbu[v] = hn::MulAdd(lambda, Bn, gbu[v]);
+      const FloatVec back = hn::Mul(lambda, hn::Load(d, decay + i));
+      const FloatVec through = hn::Mul(back, hn::Load(d, before + i));
+      gdt[v] = hn::MulAdd(through, hn::Load(d, A + i), gdt[v]);
+      hn::Store(hn::MulAdd(through, dt[v], hn::Load(d, gA + i)), d, gA + i);
+      hn::Store(back, d, carry + i);
+    }
+  };
+  int64_t n = 0;
+  for (; n + 4 <= states; n += 4) {
+    FloatVec gB0, gB1, gB2, gB3, gC0, gC1, gC2, gC3;
+    one(n, gB0, gC0);
+    one(n + 1, gB1, gC1);
+    one(n + 2, gB2, gC2);
+    one(n + 3, gB3, gC3);
+    add_lanes(gB0, gB1, gB2, gB3, at.gBC + n);
+    add_lanes(gC0, gC1, gC2, gC3, at.gBC + states + n);
+  }
+  for (; n < states; ++n) {
+    FloatVec gB, gC;
+    one(n, gB, gC);
+    at.gBC[n] += hn::GetLane(hn::SumOfLanes(d, gB));
+    at.gBC[states + n] += hn::GetLane(hn::SumOfLanes(d, gC));
+  }
+  MAMBA_CPU_UNROLL(16)
+  for (int64_t v = 0; v < kVectors; ++v) {
+    hn::Store(gdt[v], d, at.gdt + v * kLanes);
+    hn::Store(gbu[v], d, at.gbu + v * kLanes);
+  }
+}
+
+// The group at channel c, from the last of `count` positions to the first. `carry` and `gA` are the block's.
+void walk_back(int64_t states, int64_t count, int64_t c, const Chunk& chunk, float* carry, float* gA, float* BC) {
+  copy_group(states, carry + c, kBlock, chunk.carry, kGroup);
+  copy_group(states, gA + c, kBlock, chunk.gA, kGroup);
   for (int64_t i = count; i-- > 0;) {
     const int64_t at = i * kBlock + c;
-    const float* HWY_RESTRICT B = chunk.B + i * states;
-    const float* HWY_RESTRICT C = chunk.C + i * states;
-    const float* HWY_RESTRICT decays = chunk.decay + i * states * kGroup;
-    const float* HWY_RESTRICT before = chunk.h + i * states * kGroup;
-    const float* HWY_RESTRICT after = before + states * kGroup;
-    const float* HWY_RESTRICT A = block.A + c;
-    const float* HWY_RESTRICT gy_row = chunk.gy + at;
-    const float* HWY_RESTRICT dt = chunk.dt + at;
-    const float* HWY_RESTRICT dtu = chunk.dtu + at;
-    float* HWY_RESTRICT shares = chunk.shares;
-    FloatVec gdt[kVectors];
-    FloatVec gbu[kVectors];
-    for (int64_t v = 0; v < kVectors; ++v) {
-      gdt[v] = hn::Zero(d);
-      gbu[v] = hn::Zero(d);
-    }
-    for (int64_t n = 0; n < states; ++n) {
-      const FloatVec Bn = hn::Set(d, B[n]);
-      const FloatVec Cn = hn::Set(d, C[n]);
-      FloatVec gB = hn::Zero(d);
-      FloatVec gC = hn::Zero(d);
-      for (int64_t v = 0; v < kVectors; ++v) {
-        const int64_t lane = v * kLanes;
-        const int64_t state = n * kBlock + c + lane;
-        const int64_t local = n * kGroup + lane;
-        const FloatVec gy = hn::Load(d, gy_row + lane);
-        const FloatVec lambda = hn::MulAdd(gy, Cn, hn::Load(d, carry + state));
-        gC = hn::MulAdd(gy, hn::Load(d, after + local), gC);
-        gB = hn::MulAdd(lambda, hn::Load(d, dtu + lane), gB);
-        gbu[v] = hn::MulAdd(lambda, Bn, gbu[v]);
-        const FloatVec back = hn::Mul(lambda, hn::Load(d, decays + local));
-        const FloatVec through = hn::Mul(back, hn::Load(d, before + local));
-        gdt[v] = hn::MulAdd(through, hn::Load(d, A + n * kBlock + lane), gdt[v]);
-        hn::Store(hn::MulAdd(through, hn::Load(d, dt + lane), hn::Load(d, gA + state)), d, gA + state);
-        hn::Store(back, d, carry + state);
-      }
-      hn::Store(gB, d, shares + n * kLanes);
-      hn::Store(gC, d, shares + (states + n) * kLanes);
-    }
-    for (int64_t v = 0; v < kVectors; ++v) {
-      hn::Store(gdt[v], d, chunk.gdt + at + v * kLanes);
-      hn::Store(gbu[v], d, chunk.gbu + at + v * kLanes);
-    }
-    add_lanes(2 * states, shares, BC + i * 2 * states);
+    step_back(states,
+              {.B = chunk.B + i * states,
+               .C = chunk.C + i * states,
+               .gy = chunk.gy + at,
+               .dt = chunk.dt + at,
+               .dtu = chunk.dtu + at,
+               .decay = chunk.decay + i * states * kGroup,
+               .before = chunk.h + i * states * kGroup,
+               .gdt = chunk.gdt + at,
+               .gbu = chunk.gbu + at,
+               .gBC = BC + i * 2 * states},
+              chunk.A, chunk.carry, chunk.gA);
   }
+  copy_group(states, chunk.carry, kGroup, carry + c, kBlock);
+  copy_group(states, chunk.gA, kGroup, gA + c, kBlock);
 }
 
 template <typename T>
@@ -181,11 +215,13 @@ void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, cons
                 const scan::Workspace& work, int64_t t0, int64_t t1, int64_t b, int64_t index, bool neighbour_follows) {
   const int64_t states = in.states;
   const int64_t state_floats = states * kBlock;
-  float* memory =
-      cpu::scratch(static_cast<size_t>(state_floats + ChannelBlock::floats(states) + Chunk::floats(states)));
+  float* memory = cpu::scratch(
+      static_cast<size_t>(state_floats + ChannelBlock::floats(states) + Chunk::floats(states) + Chunk::kPage));
   float* start = memory;
   const ChannelBlock block(in, b, index, start + state_floats);
-  const Chunk chunk(states, start + state_floats + ChannelBlock::floats(states));
+  memory = start + state_floats + ChannelBlock::floats(states);
+  const auto beyond = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory) / sizeof(float) % Chunk::kPage);
+  const Chunk chunk(states, memory + (Chunk::kPage - beyond) % Chunk::kPage);
   ChannelBlock neighbour = block;  // only where it lies is used
   neighbour.first += kBlock;
   neighbour.count = std::min(kBlock, in.channels - neighbour.first);
@@ -208,11 +244,10 @@ void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, cons
   }
   prepare<T>(in, cotangents.y, block, from, to, chunk);
   for (int64_t c = 0; c < block.count; c += kGroup) {
-    for (int64_t n = 0; n < states; ++n) {
-      std::copy_n(start + n * kBlock + c, kGroup, chunk.h + n * kGroup);
-    }
+    copy_group(states, start + c, kBlock, chunk.h, kGroup);
+    copy_group(states, block.A + c, kBlock, chunk.A, kGroup);
     recompute<T>(in, cotangents.y, block, next, from, to, c, chunk);
-    walk_back(in, block, to - from, c, chunk, work.carry + task * state_floats, work.A + task * state_floats,
+    walk_back(states, to - from, c, chunk, work.carry + task * state_floats, work.A + task * state_floats,
               BC + (from - t0) * 2 * states);
   }
   finish<T>(in, out, block, from, to, chunk, work.D + task * kBlock, work.bias + task * kBlock);
