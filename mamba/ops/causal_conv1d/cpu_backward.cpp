@@ -6,6 +6,10 @@
 // before the span is a row of the initial state; what an output does not see, because a reset hides it or because it
 // was never given, gets nothing from it.
 //
+// Where outputs see K positions of x each, as most do, they need none of that: the last K inputs, their cotangents and
+// all sums of a vector of channels stay in registers (plain_back). Either way every number is the same sum in the same
+// order.
+//
 // Every sum runs through time in order, and rows of the batch are added in order: nothing depends on the threads.
 
 #include "mamba/ops/cpu/targets.h"  // before foreach_target.h
@@ -30,6 +34,7 @@ namespace {
 using conv::kBlock;
 
 constexpr int64_t kTile = 32;
+constexpr int64_t kPlainTile = 8;  // more rows, in steps of some KB, would not stay in the first-level cache
 constexpr int64_t kMaxGroup = 16;
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 static_assert(kBlock % kLanes == 0, "a block is made of whole vectors");
@@ -68,6 +73,103 @@ class BlockBack {
     const int64_t to = std::clamp(end_, from, t1);
     clear(t0, from);
     clear(to, t1);
+    for (int64_t t = from; t < to;) {
+      const bool plain = is_plain(t);
+      int64_t next = t + 1;
+      while (next < to && is_plain(next) == plain) {
+        ++next;
+      }
+      if (plain) {
+        plain_back(t, next);
+      } else {
+        outputs_back(t, next);
+      }
+      t = next;
+    }
+  }
+
+  void finish() const {
+    state_back();
+    write(end_ - before_, before_);
+  }
+
+ private:
+  // Whether output t sees K positions of x.
+  bool is_plain(int64_t t) const {
+    const int64_t first = t - before_;
+    return in_->taps >= 2 && in_->taps <= 4 && first >= begin_ && conv::first_visible(*in_, b_, begin_, t) <= first;
+  }
+
+  void plain_back(int64_t from, int64_t to) const {
+    for (int64_t t = from; t < to; t += kPlainTile) {
+      const int64_t end = std::min(to, t + kPlainTile);
+      for (int64_t c = 0; c < count_; c += kLanes) {
+        switch (in_->taps) {
+          case 2:
+            plain_vector_back<2>(t, end, c);
+            break;
+          case 3:
+            plain_vector_back<3>(t, end, c);
+            break;
+          default:
+            plain_vector_back<4>(t, end, c);
+        }
+      }
+    }
+  }
+
+  // The strip's first K - 1 rows are what the inputs before `from` have so far, and then before `to`.
+  template <int kTaps>
+  void plain_vector_back(int64_t from, int64_t to, int64_t c) const {
+    const FloatTag d;
+    const FloatVec one = hn::Set(d, 1.0f);
+    const size_t left = lanes_at(c);
+    const auto x_at = [&](int64_t t) HWY_ATTR { return load_some(d, in_->x.row<T>(b_, t) + first_ + c, left); };
+    FloatVec weight[kTaps], sum[kTaps], input[kTaps], x[kTaps];
+    for (int k = 0; k < kTaps; ++k) {
+      weight[k] = hn::LoadU(d, packed_.weight + k * packed_.stride + first_ + c);
+      sum[k] = hn::LoadU(d, sums_ + k * kBlock + c);
+    }
+    for (int k = 0; k + 1 < kTaps; ++k) {
+      input[k] = hn::LoadU(d, strip_ + k * kBlock + c);
+      x[k] = x_at(from - before_ + k);
+    }
+    input[kTaps - 1] = hn::Zero(d);
+    const FloatVec bias = hn::LoadU(d, packed_.bias + first_ + c);
+    FloatVec bias_sum = hn::LoadU(d, sums_ + kTaps * kBlock + c);
+    for (int64_t t = from; t < to; ++t) {
+      x[kTaps - 1] = x_at(t);
+      FloatVec g = load_some(d, out_->gy.row<T>(b_, t) + first_ + c, left);
+      if (in_->silu) {
+        FloatVec v = bias;
+        for (int k = 0; k < kTaps; ++k) {
+          v = hn::MulAdd(weight[k], x[k], v);
+        }
+        g = hn::Mul(g, silu_slope(d, v, one));
+      }
+      for (int k = 0; k < kTaps; ++k) {
+        sum[k] = hn::MulAdd(g, x[k], sum[k]);
+        input[k] = hn::MulAdd(g, weight[k], input[k]);
+      }
+      bias_sum = hn::Add(g, bias_sum);
+      store_some(d, input[0], static_cast<T*>(out_->x) + (b_ * in_->length + t - before_) * in_->channels + first_ + c,
+                 left);
+      for (int k = 0; k + 1 < kTaps; ++k) {
+        input[k] = input[k + 1];
+        x[k] = x[k + 1];
+      }
+      input[kTaps - 1] = hn::Zero(d);
+    }
+    for (int k = 0; k < kTaps; ++k) {
+      hn::StoreU(sum[k], d, sums_ + k * kBlock + c);
+    }
+    for (int k = 0; k + 1 < kTaps; ++k) {
+      hn::StoreU(input[k], d, strip_ + k * kBlock + c);
+    }
+    hn::StoreU(bias_sum, d, sums_ + kTaps * kBlock + c);
+  }
+
+  void outputs_back(int64_t from, int64_t to) const {
     for (int64_t t = from; t < to; ++t) {
       output_back(t, strip_ + (t - from) * kBlock);
     }
@@ -77,12 +179,12 @@ class BlockBack {
     std::fill_n(strip_ + before_ * kBlock, complete * kBlock, 0.0f);
   }
 
-  void finish() const {
-    state_back();
-    write(end_ - before_, before_);
+  // silu'(v) = s (1 + v (1 - s))
+  static HWY_INLINE FloatVec silu_slope(FloatTag d, FloatVec v, FloatVec one) {
+    const FloatVec s = sigmoid(d, v);
+    return hn::Mul(s, hn::MulAdd(v, hn::Sub(one, s), one));
   }
 
- private:
   size_t lanes_at(int64_t c) const { return static_cast<size_t>(count_ - c); }
 
   void clear(int64_t from, int64_t to) const {
@@ -113,9 +215,7 @@ class BlockBack {
             v = hn::MulAdd(hn::LoadU(d, weight + k * packed_.stride), load_some(d, rows_[k] + c, left), v);
           }
         }
-        const FloatVec s = sigmoid(d, v);
-        // silu'(v) = s (1 + v (1 - s))
-        g = hn::Mul(g, hn::Mul(s, hn::MulAdd(v, hn::Sub(one, s), one)));
+        g = hn::Mul(g, silu_slope(d, v, one));
       }
       for (int64_t k = 0; k < in_->taps; ++k) {
         if (rows_[k] != nullptr) {
