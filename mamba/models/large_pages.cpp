@@ -48,6 +48,7 @@ void move_to_large_pages(MambaLM& model) {
       matrix.weight = block.take(matrix.weight.shape(), matrix.weight.dtype());
     }
   });
+  model.prepare();
 }
 
 }  // namespace mamba::models

@@ -133,6 +133,7 @@ void MambaLM::visit_linears(const std::string& path, const nn::LinearVisitor& vi
 }
 
 void MambaLM::visit_matrices(const std::string& path, const nn::MatrixVisitor& visitor) {
+  cpu_model_.reset();
   visitor(nn::joined(path, "backbone.embeddings"), embeddings_);
   visit_linears(path, visitor);
   if (lm_head_) {
