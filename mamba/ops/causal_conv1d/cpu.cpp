@@ -50,8 +50,11 @@ void outputs(const conv::Inputs& in, const Packed& packed, const T* const* rows,
         sum[i] = hn::MulAdd(w, load_some(d, rows[i + k] + c, left), sum[i]);
       }
     }
+    if (in.silu) {
+      silu_each(d, sum);
+    }
     for (int i = 0; i < kCount; ++i) {
-      store_some(d, in.silu ? silu(d, sum[i]) : sum[i], y + i * in.channels + c, left);
+      store_some(d, sum[i], y + i * in.channels + c, left);
     }
   }
 }

@@ -26,6 +26,8 @@ namespace mamba::ops::HWY_NAMESPACE {
 
 static_assert(hn::MaxLanes(FloatTag()) <= scan::kBlock, "a vector lies within one block");
 
+constexpr float kLargestA = 1e30f;
+
 struct ChannelBlock {
   int64_t batch;  // row of the batch
   int64_t index;
@@ -33,7 +35,7 @@ struct ChannelBlock {
   int64_t count;  // channels, the last block's may be fewer than kBlock
   int64_t begin;  // span
   int64_t end;
-  float* A;     // (N, kBlock), times log2(e); 0 where there is no channel
+  float* A;     // (N, kBlock), times log2(e), finite; 0 where there is no channel
   float* D;     // (kBlock)
   float* bias;  // (kBlock), of delta
 
@@ -57,7 +59,9 @@ struct ChannelBlock {
     }
     transpose(in.A + first * in.states, in.states, count, in.states, A, scan::kBlock);
     for (int64_t i = 0; i < in.states * scan::kBlock; i += static_cast<int64_t>(hn::Lanes(d))) {
-      hn::Store(hn::Mul(hn::Load(d, A + i), hn::Set(d, kLog2e)), d, A + i);
+      // Held to where its products with any dt that leaves the state finite are finite.
+      const FloatVec a = hn::Mul(hn::Load(d, A + i), hn::Set(d, kLog2e));
+      hn::Store(clamp(d, a, -kLargestA, kLargestA), d, A + i);
     }
     const auto take = [&](const cpu::Numbers& numbers, float* out) HWY_ATTR {
       if (numbers.data == nullptr) {

@@ -47,6 +47,36 @@ struct Tile {
       : dt(memory), dtu(dt + kTile * kBlock), y(dtu + kTile * kBlock), B(y + kTile * kBlock), C(B + kTile * states) {}
 };
 
+// f on all of a tile's vectors, (rows, kBlock), of which `count` channels are real: kAtOnce of them at a time.
+template <typename F>
+HWY_INLINE void for_vectors(int64_t rows, int64_t count, float* at, const F& f) {
+  const FloatTag d;
+  constexpr int kAtOnce = 4;
+  constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(d));
+  static_assert(kTile * kBlock % (kAtOnce * kLanes) == 0, "a whole tile is whole turns");
+  // Channels that are none lie behind the real ones in a row, initialised or not; so they are left out.
+  const int64_t turn = count == kBlock && rows * kBlock % (kAtOnce * kLanes) == 0 ? kAtOnce * kLanes : 0;
+  for (int64_t i = 0; turn > 0 && i < rows * kBlock; i += turn) {
+    FloatVec v[kAtOnce];
+    MAMBA_CPU_UNROLL(4)
+    for (int j = 0; j < kAtOnce; ++j) {
+      v[j] = hn::Load(d, at + i + j * kLanes);
+    }
+    f(v);
+    MAMBA_CPU_UNROLL(4)
+    for (int j = 0; j < kAtOnce; ++j) {
+      hn::Store(v[j], d, at + i + j * kLanes);
+    }
+  }
+  for (int64_t row = 0; turn == 0 && row < rows; ++row) {
+    for (int64_t c = 0; c < count; c += kLanes) {
+      FloatVec v[1] = {hn::Load(d, at + row * kBlock + c)};
+      f(v);
+      hn::Store(v[0], d, at + row * kBlock + c);
+    }
+  }
+}
+
 template <typename T>
 void prepare(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, const Tile& tile) {
   const FloatTag d;
@@ -54,16 +84,20 @@ void prepare(const scan::Inputs& in, const ChannelBlock& block, int64_t from, in
   widen_rows<T>(in.C, block.batch, from, to, in.states, tile.C);
   for (int64_t t = from; t < to; ++t) {
     const T* delta = in.delta.row<T>(block.batch, t) + block.first;
+    float* dt = tile.dt + (t - from) * kBlock;
+    for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
+      hn::Store(hn::Add(load_some(d, delta + c, block.lanes_at(c)), hn::Load(d, block.bias + c)), d, dt + c);
+    }
+  }
+  if (in.softplus) {
+    for_vectors(to - from, block.count, tile.dt, [](auto& v) HWY_ATTR { softplus_each(FloatTag(), v); });
+  }
+  for (int64_t t = from; t < to; ++t) {
     const T* u = in.u.row<T>(block.batch, t) + block.first;
     const int64_t row = (t - from) * kBlock;
     for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
-      FloatVec dt = hn::Add(load_some(d, delta + c, block.lanes_at(c)), hn::Load(d, block.bias + c));
-      if (in.softplus) {
-        dt = softplus(d, dt);
-      }
       const FloatVec uv = load_some(d, u + c, block.lanes_at(c));
-      hn::Store(dt, d, tile.dt + row + c);
-      hn::Store(hn::Mul(dt, uv), d, tile.dtu + row + c);
+      hn::Store(hn::Mul(hn::Load(d, tile.dt + row + c), uv), d, tile.dtu + row + c);
       hn::Store(hn::Mul(hn::Load(d, block.D + c), uv), d, tile.y + row + c);
     }
   }
@@ -74,7 +108,7 @@ HWY_INLINE FloatVec update(FloatTag d, int64_t states, FloatVec dt, FloatVec dtu
                            const float* HWY_RESTRICT A, const float* HWY_RESTRICT B, const float* HWY_RESTRICT C,
                            float* HWY_RESTRICT h) {
   for (int64_t n = 0; n < states; ++n) {
-    const FloatVec decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * kBlock)));
+    const FloatVec decay = exp2_of_finite(d, hn::Mul(dt, hn::Load(d, A + n * kBlock)));
     const FloatVec next = hn::MulAdd(decay, hn::Load(d, h + n * kBlock), hn::Mul(dtu, hn::Set(d, B[n])));
     hn::Store(next, d, h + n * kBlock);
     y = hn::MulAdd(next, hn::Set(d, C[n]), y);
@@ -109,13 +143,25 @@ void recur(const scan::Inputs& in, const ChannelBlock& block, const Next& next, 
 template <typename T>
 void finish(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, const Tile& tile, T* y) {
   const FloatTag d;
-  for (int64_t t = from; t < to; ++t) {
-    const T* z = in.z.data == nullptr ? nullptr : in.z.row<T>(block.batch, t) + block.first;
-    T* out = y + (block.batch * in.length + t) * in.channels + block.first;
+  float* const gates = tile.dt;  // has done its part
+  const bool gated = in.z.data != nullptr;
+  for (int64_t t = from; gated && t < to; ++t) {
+    const T* z = in.z.row<T>(block.batch, t) + block.first;
+    float* gate = gates + (t - from) * kBlock;
     for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
-      FloatVec v = hn::Load(d, tile.y + (t - from) * kBlock + c);
-      if (z != nullptr) {
-        v = hn::Mul(v, silu(d, load_some(d, z + c, block.lanes_at(c))));
+      hn::Store(load_some(d, z + c, block.lanes_at(c)), d, gate + c);
+    }
+  }
+  if (gated) {
+    for_vectors(to - from, block.count, gates, [](auto& v) HWY_ATTR { silu_each(FloatTag(), v); });
+  }
+  for (int64_t t = from; t < to; ++t) {
+    T* out = y + (block.batch * in.length + t) * in.channels + block.first;
+    const int64_t row = (t - from) * kBlock;
+    for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
+      FloatVec v = hn::Load(d, tile.y + row + c);
+      if (gated) {
+        v = hn::Mul(v, hn::Load(d, gates + row + c));
       }
       store_some(d, v, out + c, block.lanes_at(c));
     }
