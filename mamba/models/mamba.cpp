@@ -216,7 +216,13 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
       options.pieces->push_back(*stream.residual);
     }
     if (options.evaluate) {
-      mx::eval(stream.x, *stream.residual, stream.state.conv, stream.state.ssm);
+      // All but out_proj has its memory back before the next block asks for its own, and that block's nodes are made
+      // while out_proj is computed.
+      if (i > 0) {
+        next.layers[i - 1].ssm.wait();
+      }
+      mx::async_eval(std::vector<mx::array>{stream.state.conv, stream.state.ssm, *stream.residual});
+      mx::async_eval(std::vector<mx::array>{stream.x});
     }
   }
   const mx::array x =
