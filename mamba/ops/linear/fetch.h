@@ -21,8 +21,11 @@ struct ResultLines {
   ResultLines(const OutRows& out, int64_t row, int64_t wanted, int64_t n, int64_t columns)
       : rows(out.rows.data() + row), count(wanted), first(n * size_of(out.type)), bytes(columns * size_of(out.type)) {}
 
-  __attribute__((always_inline)) inline void fetch() const {
-    for (int64_t i = 0; i < count; ++i) {
+  __attribute__((always_inline)) inline void fetch() const { fetch(0, count); }
+
+  // Those of rows [begin, end).
+  __attribute__((always_inline)) inline void fetch(int64_t begin, int64_t end) const {
+    for (int64_t i = begin; i < end; ++i) {
       auto* const to = static_cast<char*>(rows[i]) + first;
       for (int64_t byte = 0; byte < bytes; byte += 64) {
         __builtin_prefetch(to + byte, 1);
@@ -35,12 +38,12 @@ struct ResultLines {
 // Brings a part of the right operand into the second-level cache, some lines at a time: packing it is then quick.
 class PartFetch {
  public:
-  // Columns [n, n + columns), as far as there are any, in `calls` of next().
-  PartFetch(const Product& product, int64_t n, int64_t columns, int64_t calls) {
+  // Columns [n, n + columns), as far as there are any, while `blocks` of them are multiplied.
+  PartFetch(const Product& product, int64_t n, int64_t columns, int64_t blocks) {
     const Matrix& matrix = product.right.matrix;
     const int64_t size = size_of(matrix.type);
     const int64_t count = std::clamp<int64_t>(product.n - n, 0, columns);
-    if (count == 0) {
+    if (count == 0 || matrix.data == nullptr) {
       return;
     }
     at_ = static_cast<const char*>(matrix.data) + size * (product.right.by_k ? n : n * matrix.stride);
@@ -48,11 +51,13 @@ class PartFetch {
     row_bytes_ = size * (product.right.by_k ? count : product.k);
     stride_ = size * matrix.stride;
     const int64_t lines = rows_ * ((row_bytes_ + kLineBytes - 1) / kLineBytes);
-    lines_at_once_ = (lines + calls - 1) / calls;
+    lines_per_block_ = (lines + blocks - 1) / blocks;
   }
 
-  void next() {
-    for (int64_t i = 0; i < lines_at_once_ && rows_ > 0; ++i) {
+  int64_t lines_per_block() const { return lines_per_block_; }
+
+  void next(int64_t lines) {
+    for (int64_t i = 0; i < lines && rows_ > 0; ++i) {
       __builtin_prefetch(at_ + done_, 0, 2);
       done_ += kLineBytes;
       if (done_ >= row_bytes_) {
@@ -67,7 +72,36 @@ class PartFetch {
   static constexpr int64_t kLineBytes = 64;
   const char* at_ = nullptr;
   int64_t rows_ = 0, row_bytes_ = 0, stride_ = 0;
-  int64_t lines_at_once_ = 0;
+  int64_t lines_per_block_ = 0;
+  int64_t done_ = 0;
+};
+
+// What is asked for while one block is multiplied: the lines of its results, then its share of the part. In steps,
+// since more lines at once than a core waits for at a time stop it until some have come.
+class BlockFetch {
+ public:
+  // In `steps` of next().
+  BlockFetch(const ResultLines& results, PartFetch& part, int64_t steps) : results_(results), part_(part) {
+    const int64_t first = std::max<int64_t>(1, steps / 2);
+    rows_at_once_ = (results.count + first - 1) / first;
+    lines_at_once_ = (part.lines_per_block() + steps - 1) / std::max<int64_t>(1, steps);
+  }
+
+  __attribute__((always_inline)) inline void next() {
+    const int64_t end = std::min(results_.count, done_ + rows_at_once_);
+    results_.fetch(done_, end);
+    done_ = end;
+    part_.next(lines_at_once_);
+  }
+
+  // Once more when the block is nearly done: the lines have come as far as the second-level cache, past what was read
+  // since.
+  __attribute__((always_inline)) inline void last() const { results_.fetch(); }
+
+ private:
+  ResultLines results_;
+  PartFetch& part_;
+  int64_t rows_at_once_ = 0, lines_at_once_ = 0;
   int64_t done_ = 0;
 };
 

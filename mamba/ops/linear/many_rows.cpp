@@ -164,15 +164,21 @@ void turn_rows(const T* const* rows, int64_t count, int64_t k, float* to) {
     }
     return;
   }
-  for (int64_t done = 0; done < count; done += 4) {
-    const int64_t j = std::min(done, count - 4);
-    int64_t i = 0;
-    for (; i + 4 <= k; i += 4) {
-      transpose_4x4<kStride>(rows + j, i, to + i * kStride + j);
-    }
-    for (; i < k; ++i) {
-      for (int64_t c = j; c < j + 4; ++c) {
-        to[i * kStride + c] = widened(rows[c] + i);
+  // Few rows: a line of each after another, so that what is written is whole before it leaves the first-level cache.
+  // The lines of many would drive each other out, since rows are often a large power of 2 apart.
+  const int64_t step = kStride <= 16 ? 64 / static_cast<int64_t>(sizeof(T)) : k;
+  for (int64_t first = 0; first < k; first += step) {
+    const int64_t end = std::min(k, first + step);
+    for (int64_t done = 0; done < count; done += 4) {
+      const int64_t j = std::min(done, count - 4);
+      int64_t i = first;
+      for (; i + 4 <= end; i += 4) {
+        transpose_4x4<kStride>(rows + j, i, to + i * kStride + j);
+      }
+      for (; i < end; ++i) {
+        for (int64_t c = j; c < j + 4; ++c) {
+          to[i * kStride + c] = widened(rows[c] + i);
+        }
       }
     }
   }
@@ -261,7 +267,7 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
   HWY_ALIGN float bias[kPanel];
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   const int64_t passes = std::max<int64_t>(1, (product.k + kMaxDepth - 1) / kMaxDepth);
-  PartFetch fetch(product, next_n, columns, (end - begin + kBlockRows - 1) / kBlockRows * panels * passes);
+  PartFetch part(product, next_n, columns, (end - begin + kBlockRows - 1) / kBlockRows * panels * passes);
   for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, product.k - k);
     const bool last = k + depth >= product.k;
@@ -283,7 +289,7 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
                     .to = {},
                     .add = k > 0 || product.add,
                     .results = ResultLines(product.out, row, last ? rows : 0, column, width)};
-        fetch.next();
+        part.next(part.lines_per_block());
         block.results.fetch();
         for (int64_t i = 0; i < rows; ++i) {
           block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column

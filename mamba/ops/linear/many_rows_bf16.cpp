@@ -28,6 +28,7 @@ constexpr int64_t kPanel = kMaxVectors * kVector;
 constexpr int64_t kMaxDepth = 1536;                 // pairs
 constexpr int64_t kTilePairs = kMaxDepth * kPanel;  // 288 KiB
 constexpr int64_t kMaxTileColumns = 4 * kPanel;
+constexpr int64_t kFetchStep = 16;  // pairs between two steps of a BlockFetch
 constexpr int64_t kPiecePairs = 2 << 20;  // packed rows of the left operand at a time: 8 MiB
 constexpr int64_t kMaxPieceRows = 1024;
 constexpr int64_t kMinPieceRows = 128;
@@ -45,7 +46,7 @@ using Sums = float[kRows * kPanel];
 // sums (+)= left [depth][kRows] times panel [depth][kVectors * kVector].
 template <int kVectors>
 __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                                              const ResultLines& results, float* sums) {
+                                              BlockFetch& fetch, float* sums) {
   __m512 sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int64_t i = 0; i < kRows; ++i) {
@@ -71,11 +72,12 @@ __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32
       }
     }
   };
-  // Those lines were asked for before, and have come as far as the second-level cache, past what was read since.
-  constexpr int64_t kLate = 32;
-  const int64_t early = std::max<int64_t>(0, depth - kLate);
-  multiply(0, early);
-  results.fetch();
+  const int64_t early = std::max<int64_t>(0, depth - kFetchStep);
+  for (int64_t k = 0; k < early; k += kFetchStep) {
+    fetch.next();
+    multiply(k, std::min(early, k + kFetchStep));
+  }
+  fetch.last();
   multiply(early, depth);
 #pragma GCC unroll 8
   for (int64_t i = 0; i < kRows; ++i) {
@@ -87,13 +89,13 @@ __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32
 }
 
 void multiply_block(int64_t vectors, const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                    const ResultLines& results, float* sums) {
+                    BlockFetch& fetch, float* sums) {
   if (vectors == 1) {
-    multiply_block<1>(left, panel, depth, add, results, sums);
+    multiply_block<1>(left, panel, depth, add, fetch, sums);
   } else if (vectors == 2) {
-    multiply_block<2>(left, panel, depth, add, results, sums);
+    multiply_block<2>(left, panel, depth, add, fetch, sums);
   } else {
-    multiply_block<3>(left, panel, depth, add, results, sums);
+    multiply_block<3>(left, panel, depth, add, fetch, sums);
   }
 }
 
@@ -106,7 +108,7 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
   const int64_t pairs = pairs_of(product.k);
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   const int64_t passes = (pairs + kMaxDepth - 1) / kMaxDepth;
-  PartFetch fetch(product, next_n, columns, (end - begin + kRows - 1) / kRows * panels * passes);
+  PartFetch part(product, next_n, columns, (end - begin + kRows - 1) / kRows * panels * passes);
   for (int64_t first = 0; first < pairs; first += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, pairs - first);
     const bool last = first + depth == pairs;
@@ -120,11 +122,10 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
       for (int64_t p = 0; p < panels; ++p) {
         const int64_t width = std::min(kPanel, columns - p * kPanel);
         const int64_t rows = std::min(kRows, end - row);
-        fetch.next();
-        const ResultLines results(product.out, row, last ? rows : 0, n + p * kPanel, width);
-        results.fetch();
+        BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, n + p * kPanel, width), part,
+                         depth / kFetchStep);
         float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
-        multiply_block((width + kVector - 1) / kVector, left, tile + p * depth * kPanel, depth, first > 0, results, to);
+        multiply_block((width + kVector - 1) / kVector, left, tile + p * depth * kPanel, depth, first > 0, fetch, to);
         for (int64_t i = 0; last && i < rows; ++i) {
           finish_row(product, row + i, n + p * kPanel, width, to + i * kPanel);
         }
