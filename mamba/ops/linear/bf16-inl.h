@@ -14,6 +14,17 @@ inline __m512bh as_bf16(__m512i bits) {
   return (__m512bh)bits;  // no cast of its own in clang 14
 }
 
+// Sixteen floats of any of the dtypes.
+inline __m512 load_sixteen(linear_detail::Float type, const void* p) {
+  if (type == linear_detail::Float::kFloat32) {
+    return _mm512_loadu_ps(p);
+  }
+  const __m256i halves = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return type == linear_detail::Float::kFloat16
+             ? _mm512_cvtph_ps(halves)
+             : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
 // The sum of each vector's lanes, in an order that is the same for all four.
 inline __m128 sums_of_lanes(__m512 a, __m512 b, __m512 c, __m512 d) {
   const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));

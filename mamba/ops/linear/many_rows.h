@@ -12,10 +12,20 @@ struct Left {
   bool transposed = false;  // true: K rows of M elements
 };
 
+// A right operand in bfloat16 that is made as it is packed, instead of lying in memory.
+class PanelSource {
+ public:
+  virtual ~PanelSource() = default;
+  // Columns [n, n + columns), n a multiple of 16, in whole vectors of 16, of pairs [first, first + depth) of k, first a
+  // multiple of 64: pair p of vector v to panel[((p - first) * vectors + v) * 16 ...]. Called by several threads.
+  virtual void pack(int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* panel) const = 0;
+};
+
 // The right operand, N x K: the sum is over both operands' k.
 struct Right {
-  Matrix matrix;      // N rows of K elements, the layout of weights
-  bool by_k = false;  // true: K rows of N elements
+  Matrix matrix;                        // N rows of K elements, the layout of weights
+  bool by_k = false;                    // true: K rows of N elements
+  const PanelSource* panels = nullptr;  // for bf16::many_rows: in place of the matrix, whose type is kBfloat16
 };
 
 struct Product {

@@ -28,7 +28,7 @@ constexpr int64_t kPanel = kMaxVectors * kVector;
 constexpr int64_t kMaxDepth = 1536;                 // pairs
 constexpr int64_t kTilePairs = kMaxDepth * kPanel;  // 288 KiB
 constexpr int64_t kMaxTileColumns = 4 * kPanel;
-constexpr int64_t kFetchStep = 16;  // pairs between two steps of a BlockFetch
+constexpr int64_t kFetchStep = 16;        // pairs between two steps of a BlockFetch
 constexpr int64_t kPiecePairs = 2 << 20;  // packed rows of the left operand at a time: 8 MiB
 constexpr int64_t kMaxPieceRows = 1024;
 constexpr int64_t kMinPieceRows = 128;
@@ -114,8 +114,14 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
     const bool last = first + depth == pairs;
     const bool one_pass = first == 0 && last;
     for (int64_t p = 0; p < panels; ++p) {
-      pack_panel(product.right, n + p * kPanel, std::min(kPanel, columns - p * kPanel), 2 * first,
-                 std::min(2 * depth, product.k - 2 * first), tile + p * depth * kPanel);
+      const int64_t column = n + p * kPanel;
+      const int64_t width = std::min(kPanel, columns - p * kPanel);
+      uint32_t* const panel = tile + p * depth * kPanel;
+      if (product.right.panels != nullptr) {
+        product.right.panels->pack(column, width, first, depth, panel);
+      } else {
+        pack_panel(product.right, column, width, 2 * first, std::min(2 * depth, product.k - 2 * first), panel);
+      }
     }
     for (int64_t row = begin; row < end; row += kRows) {
       const uint32_t* const left = packed + (row - piece_begin) * pairs + first * kRows;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
@@ -86,7 +87,20 @@ Packed read_packed(const std::vector<mx::array>& inputs, size_t first, const For
   return weight;
 }
 
-// Many rows multiply a tile of W after another, each written out as floats that stay in the last-level cache.
+class PackedPanels : public linear_detail::PanelSource {
+ public:
+  explicit PackedPanels(const Packed& weight) : weight_(weight) {}
+
+  void pack(int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* panel) const override {
+    bf16::pack_panel(weight_, n, columns, first, depth, panel);
+  }
+
+ private:
+  const Packed& weight_;
+};
+
+// Many rows multiply a tile of W after another, each written out as floats that stay in the last-level cache; or, where
+// codes become panels of the product by themselves, all of it at once.
 template <typename Codes>
 class CodedWeights : public Weights {
  public:
@@ -99,7 +113,8 @@ class CodedWeights : public Weights {
   int64_t few_rows_limit(Float) const override { return 32; }
 
   int64_t workspace(int64_t rows, int64_t sequences, Float x) const override {
-    const int64_t many = tile_floats() + linear_detail::multiply_workspace(rows, sequences, k, x, tile_type(x));
+    const Float type = tile_type(x);
+    const int64_t many = tile_floats(type) + linear_detail::multiply_workspace(rows, sequences, k, x, type);
     return std::max(many, few_rows_workspace(rows, k));
   }
 
@@ -120,13 +135,23 @@ class CodedWeights : public Weights {
   }
 
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
+    if constexpr (std::is_same_v<Codes, Packed>) {
+      const PackedPanels panels(weight_);
+      product.right = {
+          .matrix = {.data = nullptr, .stride = k, .type = Float::kBfloat16}, .by_k = false, .panels = &panels};
+      if (linear_detail::prefers_own_bf16() && linear_detail::bf16::can_multiply(product)) {
+        linear_detail::bf16::many_rows(product, workspace);
+        return;
+      }
+      product.right = {};
+    }
     const Float type = tile_type(product.left.rows.type);
     const int64_t row_bytes = k * linear_detail::size_of(type);
     const int64_t out_bytes = linear_detail::size_of(product.out.type);
     auto* const tile = reinterpret_cast<uint8_t*>(workspace);
     product.right.matrix = {.data = tile, .stride = k, .type = type};
     const float* const bias = product.bias;
-    const int64_t step = tile_rows();
+    const int64_t step = tile_rows(type);
     for (int64_t begin = 0; begin < n; begin += step) {
       const int64_t count = std::min(step, n - begin);
       parallel_for(count, 16, [&](int64_t from, int64_t to) {
@@ -136,7 +161,7 @@ class CodedWeights : public Weights {
       });
       product.n = count;
       product.bias = bias == nullptr ? nullptr : bias + begin;
-      linear_detail::multiply(product, groups, workspace + tile_floats());
+      linear_detail::multiply(product, groups, workspace + tile_floats(type));
       for (void*& row : product.out.rows) {
         row = static_cast<uint8_t*>(row) + count * out_bytes;
       }
@@ -144,14 +169,17 @@ class CodedWeights : public Weights {
   }
 
  private:
-  // 4 MiB of floats, and no fewer rows than keep the product busy.
-  static constexpr int64_t kTileFloats = 1 << 20;
+  // As few tiles as may be, since each packs all rows of x again, and no fewer rows than keep the product busy.
+  static constexpr int64_t kTileBytes = 6 << 20;
   static constexpr int64_t kMinTileRows = 384;
 
-  int64_t tile_rows() const {
-    return std::min(n, std::max(kMinTileRows, kTileFloats / std::max<int64_t>(1, k) / kMinTileRows * kMinTileRows));
+  int64_t tile_rows(Float type) const {
+    const int64_t fit = kTileBytes / std::max<int64_t>(1, k * linear_detail::size_of(type));
+    return std::min(n, std::max(kMinTileRows, fit / kMinTileRows * kMinTileRows));
   }
-  int64_t tile_floats() const { return linear_detail::copied_floats(tile_rows(), k); }
+  int64_t tile_floats(Float type) const {
+    return linear_detail::copied_floats(tile_rows(type), (k * linear_detail::size_of(type) + 3) / 4);
+  }
 
   // bfloat16 where x is no wider and oneDNN multiplies it.
   Float tile_type(Float x) const {

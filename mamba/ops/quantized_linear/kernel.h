@@ -78,6 +78,9 @@ namespace bf16 {
 void pack(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed);
 void columns(const Packed& weight, int64_t rows, const float* packed, const float* bias, int64_t begin, int64_t end,
              const OutRows& y);
+// Columns [n, n + columns), n a multiple of Packed::kColumns, and pairs [first, first + depth) of k, whole groups, as
+// linear_detail::PanelSource has them.
+void pack_panel(const Packed& weight, int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* panel);
 }  // namespace bf16
 
 // Row `row` of W, rounded once to `type`. On the calling thread.

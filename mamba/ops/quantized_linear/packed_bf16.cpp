@@ -110,16 +110,7 @@ struct Bytes {
 
 template <Float kType>
 __m512 load_scales(const uint8_t* p) {
-  if constexpr (kType == Float::kFloat32) {
-    return _mm512_loadu_ps(p);
-  } else {
-    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    if constexpr (kType == Float::kBfloat16) {
-      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-    } else {
-      return _mm512_cvtph_ps(halves);
-    }
-  }
+  return load_sixteen(kType, p);
 }
 
 // total[i]: the products of row i and a block's columns.

@@ -11,7 +11,10 @@
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/quantized_linear/quantized_testing.h"
 #ifndef __APPLE__
+#include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/linear/linear.h"
+#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/quantized_linear/kernel.h"
 //
 #include <hwy/targets.h>
@@ -121,6 +124,32 @@ TEST(Packed, EqualsFloat64SumsInEveryDtype) {
     }
   }
 }
+
+#ifndef __APPLE__
+// What many rows see of W is W rounded to bfloat16, to the bit, however its columns and groups fall into panels.
+TEST(Packed, ManyRowsEqualThoseOfRoundedFloats) {
+  if (!cpu::has_bf16_products() || !linear_detail::prefers_own_bf16()) {
+    GTEST_SKIP() << "another kernel multiplies here";
+  }
+  for (const int bits : kBits) {
+    for (const int group : kGroups) {
+      for (const auto& [n, k] : {std::pair{1, group}, {47, 3 * group}, {50, 128}, {200, 768}, {33, 3200}, {400, 384}}) {
+        for (const mx::Dtype w_dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+          SCOPED_TRACE(::testing::Message() << bits << " bits, groups of " << group << ", N=" << n << " K=" << k);
+          const PackedWeight weight = packed(random_weight(n, k, group, bits, w_dtype));
+          const mx::array x = normal({2, 37, k}, 1, 1.0f, 0.0f, mx::bfloat16);
+          const std::optional<mx::array> bias = n % 2 == 0 ? std::optional(normal({n}, 3)) : std::nullopt;
+          for (const mx::Dtype out_dtype : {mx::float32, mx::bfloat16}) {
+            const LinearOptions options{.out_dtype = out_dtype};
+            const mx::array y = quantized_linear(x, weight, bias, options);
+            ASSERT_TRUE(same_bits(y, linear(x, dequantize(weight, mx::bfloat16), bias, options))) << out_dtype;
+          }
+        }
+      }
+    }
+  }
+}
+#endif
 
 TEST(Packed, KnowsEveryCode) {
   for (const int bits : kBits) {
