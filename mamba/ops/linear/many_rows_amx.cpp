@@ -99,7 +99,7 @@ void multiply_part(const Product& product, const uint16_t* packed, const Part& p
         for (int64_t i = top; i < bottom; ++i) {
           const int64_t row = part.begin + i * kBlockRows;
           const int64_t rows = std::min(kBlockRows, part.end - row);
-          fetch.next();
+          fetch.next(fetch.lines_per_block());
           if (last) {
             ResultLines(product.out, row, rows, n, columns).fetch();
           }

@@ -12,6 +12,7 @@
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/multiply.h"
+#include "mamba/ops/linear/onednn.h"
 #include "mamba/ops/linear/weights.h"
 #include "mamba/ops/quantized_linear/kernel.h"
 
@@ -139,7 +140,9 @@ class CodedWeights : public Weights {
       const PackedPanels panels(weight_);
       product.right = {
           .matrix = {.data = nullptr, .stride = k, .type = Float::kBfloat16}, .by_k = false, .panels = &panels};
-      if (linear_detail::prefers_own_bf16() && linear_detail::bf16::can_multiply(product)) {
+      // The products that multiply() would take before this one need rows that lie in memory.
+      if (!linear_detail::always_onednn() && !linear_detail::amx::can_multiply(product) &&
+          linear_detail::bf16::can_multiply(product)) {
         linear_detail::bf16::many_rows(product, workspace);
         return;
       }
