@@ -3,6 +3,7 @@
 
 #include "apps/mlx-mamba/option_table.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -50,9 +51,9 @@ std::string nearest(const std::string& word, const std::vector<std::string>& wor
   return best;
 }
 
-OptionTable::OptionTable(std::string command) : command_(std::move(command)) {
-  app_.set_help_flag();
-  app_.allow_extras();
+OptionTable::OptionTable(std::string command) : command_(std::move(command)), app_(std::make_unique<CLI::App>()) {
+  app_->set_help_flag();
+  app_->allow_extras();
   group("Help");
   add({.name = "-h,--help", .value_name = "", .help = "show this text", .group = group_});
   options_.back().assign = [this](const std::string&) { help_ = true; };
@@ -60,15 +61,17 @@ OptionTable::OptionTable(std::string command) : command_(std::move(command)) {
   group("Options");
 }
 
+OptionTable::~OptionTable() = default;
+
 void OptionTable::add(Option option) {
   if (option.is_positional()) {
     std::string name = option.name;
     std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
-    option.parsed = app_.add_option(name);
+    option.parsed = app_->add_option(name);
   } else if (option.is_flag()) {
-    option.parsed = app_.add_flag(option.name);
+    option.parsed = app_->add_flag(option.name);
   } else {
-    option.parsed = app_.add_option(option.name);
+    option.parsed = app_->add_option(option.name);
   }
   if (option.takes_many) {
     option.parsed->expected(1, CLI::detail::expected_max_vector_size);
@@ -224,7 +227,7 @@ OptionTable::Asked OptionTable::parse(const std::vector<std::string>& arguments)
   const std::string last = reversed.empty() ? "" : reversed.back();
   std::reverse(reversed.begin(), reversed.end());
   try {
-    app_.parse(std::move(reversed));
+    app_->parse(std::move(reversed));
   } catch (const CLI::ArgumentMismatch&) {  // only the last argument can lack its value
     fail(fmt::format("{} needs a value", last));
   } catch (const CLI::Error& e) {
@@ -241,7 +244,7 @@ OptionTable::Asked OptionTable::parse(const std::vector<std::string>& arguments)
   if (version_) {
     return Asked::kVersion;
   }
-  if (const std::vector<std::string> extras = app_.remaining(); !extras.empty()) {
+  if (const std::vector<std::string> extras = app_->remaining(); !extras.empty()) {
     fail_unexpected(extras.front());
   }
   for (const Option& option : options_) {

@@ -2,13 +2,19 @@
 // read the same table, so none can be out of date.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
+
+// CLI11's headers take seconds to compile, so option_table.cpp alone reads them.
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
 
 namespace mamba::cli {
 
@@ -36,6 +42,7 @@ class OptionTable {
  public:
   // `command` is for messages: "mlx-mamba generate".
   explicit OptionTable(std::string command);
+  ~OptionTable();
 
   // Options declared from here on stand under this title.
   void group(std::string title) { group_ = std::move(title); }
@@ -79,7 +86,7 @@ class OptionTable {
 
   std::string command_;
   std::string group_ = "Options";
-  CLI::App app_;
+  std::unique_ptr<CLI::App> app_;
   std::deque<Option> options_;
   bool help_ = false;
   bool version_ = false;
