@@ -8,7 +8,7 @@ namespace mamba::cli {
 
 namespace {
 
-constexpr int64_t kMost = int64_t{1} << 40;
+constexpr int64_t kMostSteps = int64_t{1} << 40;
 
 // "seq_len" -> "--seq-len"
 std::string option_name(const std::string& setting) {
@@ -75,7 +75,7 @@ void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defau
   integer("seq_len", "L", 1, 1 << 24, "tokens of a window (default: 512)");
   integer("batch_size", "B", 1, 1 << 20, "windows at once (default: " + defaults.batch_size + ")");
   integer("grad_accum", "G", 1, 1 << 20, "batches that make one step (default: 1)");
-  integer("steps", "N", 1, kMost, "steps of the whole run (default: " + defaults.steps + ")");
+  integer("steps", "N", 1, kMostSteps, "steps of the whole run (default: " + defaults.steps + ")");
   flag("--no-shuffle", "shuffle", false, "take the windows in their order");
   flag("--carry-state", "carry_state", true,
        "go on from the state that a row's last window left: for texts longer than a window");
@@ -84,7 +84,7 @@ void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defau
   real("lr", "LR", 0, 1e3, "peak learning rate (default: " + defaults.lr + ")");
   choice("schedule", "S", {"constant", "cosine", "wsd"},
          "constant, cosine (down to the floor) or wsd (constant, then a straight line down) (default: cosine)");
-  integer("warmup", "W", 0, kMost, "steps over which the rate rises (default: 5 % of the run, 500 at most)");
+  integer("warmup", "W", 0, kMostSteps, "steps over which the rate rises (default: 5 % of the run, 500 at most)");
   real("min_lr_ratio", "F", 0, 1, "floor of cosine and wsd, as a part of the peak (default: 0)");
   real("decay_ratio", "F", 0, 1, "wsd: part of the run in which the rate falls (default: 0.2)");
   real("weight_decay", "D", 0, 1e3, "of AdamW; never on A_log, D, norms and biases (default: 0.1)");
@@ -103,10 +103,10 @@ void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defau
   flag("--recompute", "recompute", true, "keep less for the backward pass and compute it again: slower, smaller");
   machine.declare_machine(table);
   table.group("Evaluation and checkpoints");
-  integer("eval_every", "N", 0, kMost, "steps between looks at the held-out loss (default: a tenth of the run)");
-  integer("eval_windows", "N", 1, kMost, "held-out windows to look at, at most (default: 256)");
-  integer("save_every", "N", 0, kMost, "steps between checkpoints (default: a tenth of the run)");
-  integer("keep", "K", 1, kMost, "newest checkpoints to keep, beside the best (default: 2)");
+  integer("eval_every", "N", 0, kMostSteps, "steps between looks at the held-out loss (default: a tenth of the run)");
+  integer("eval_windows", "N", 1, kMostSteps, "held-out windows to look at, at most (default: 256)");
+  integer("save_every", "N", 0, kMostSteps, "steps between checkpoints (default: a tenth of the run)");
+  integer("keep", "K", 1, kMostSteps, "newest checkpoints to keep, beside the best (default: 2)");
 }
 
 void TrainingOptions::declare_run(OptionTable& table) {

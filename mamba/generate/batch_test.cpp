@@ -23,7 +23,7 @@ models::MambaLM small_model() {
   return model;
 }
 
-Request request(int index) {
+Request request_number(int index) {
   Request out;
   for (int j = 0; j < 1 + (index * 11) % 40; ++j) {
     out.prompt.push_back((index + 3 * j * j) % 31);
@@ -51,7 +51,7 @@ TEST(Batch, ThoseWhoJoinLaterGetWhatTheyGetAlone) {
   EXPECT_FALSE(batch.step());  // nobody is there yet
   for (bool more = true; more || added < 12; more = batch.step()) {
     for (int i = 0; i < 3 && added < 12; ++i) {
-      EXPECT_EQ(batch.add(request(static_cast<int>(added))), added);
+      EXPECT_EQ(batch.add(request_number(static_cast<int>(added))), added);
       ++added;
     }
     EXPECT_LE(batch.running(), 5u);
@@ -59,7 +59,7 @@ TEST(Batch, ThoseWhoJoinLaterGetWhatTheyGetAlone) {
   EXPECT_EQ(batch.running() + batch.waiting(), 0u);
   ASSERT_EQ(collected.results.size(), 12u);
   for (const auto& [index, result] : collected.results) {
-    const Result alone = generate(model, nullptr, {request(static_cast<int>(index))}).front();
+    const Result alone = generate(model, nullptr, {request_number(static_cast<int>(index))}).front();
     EXPECT_EQ(result.tokens, alone.tokens) << index;
     EXPECT_EQ(result.logprobs, alone.logprobs) << index;
     EXPECT_EQ(result.finish_reason, "length");
@@ -71,7 +71,7 @@ TEST(Batch, ThoseWhoLeaveTakeNothingAlong) {
   Collected collected;
   Batch batch(model, nullptr, collected.callbacks(), 3);
   for (int i = 0; i < 5; ++i) {
-    Request r = request(i);
+    Request r = request_number(i);
     r.max_tokens = 20;
     batch.add(r);
   }
@@ -88,7 +88,7 @@ TEST(Batch, ThoseWhoLeaveTakeNothingAlong) {
   EXPECT_EQ(collected.results.at(4).finish_reason, "cancelled");
   EXPECT_TRUE(collected.results.at(4).tokens.empty());
   for (const size_t index : {0, 1, 2, 3}) {
-    Request r = request(static_cast<int>(index));
+    Request r = request_number(static_cast<int>(index));
     r.max_tokens = index == 1 ? 4 : 20;
     EXPECT_EQ(collected.results.at(index).tokens, generate(model, nullptr, {r}).front().tokens) << index;
     EXPECT_EQ(collected.results.at(index).finish_reason, index == 1 ? "cancelled" : "length");
@@ -99,7 +99,7 @@ TEST(Batch, TheLastOneWaitingMayLeaveBeforeItRan) {
   const models::MambaLM model = small_model();
   Collected collected;
   Batch batch(model, nullptr, collected.callbacks());
-  batch.cancel(batch.add(request(0)));
+  batch.cancel(batch.add(request_number(0)));
   EXPECT_FALSE(batch.step());
   EXPECT_EQ(collected.results.at(0).finish_reason, "cancelled");
 }
@@ -112,7 +112,7 @@ TEST(Batch, ACallbackMayCancel) {
   callbacks.on_token = [&](size_t index, int32_t, double) { running->cancel(index); };
   Batch batch(model, nullptr, callbacks);
   running = &batch;
-  batch.add(request(0));
+  batch.add(request_number(0));
   while (batch.step()) {
   }
   EXPECT_EQ(collected.results.at(0).tokens.size(), 1u);
@@ -122,10 +122,10 @@ TEST(Batch, ACallbackMayCancel) {
 TEST(Batch, WhatIsTakenInIsTimedAsPrompt) {
   const models::MambaLM model = small_model();
   Batch batch(model, nullptr);
-  batch.add(request(3));
+  batch.add(request_number(3));
   batch.take_in();
   EXPECT_EQ(batch.running(), 1u);
-  EXPECT_EQ(batch.timings().prompt_tokens, static_cast<int64_t>(request(3).prompt.size()));
+  EXPECT_EQ(batch.timings().prompt_tokens, static_cast<int64_t>(request_number(3).prompt.size()));
   EXPECT_EQ(batch.timings().generated_tokens, 0);
   EXPECT_GT(batch.timings().prompt_seconds, 0);
   EXPECT_EQ(batch.timings().generation_seconds, 0);
@@ -135,10 +135,10 @@ TEST(Batch, BadRequestsAreRefusedAndChangeNothing) {
   const models::MambaLM model = small_model();
   Batch batch(model, nullptr);
   EXPECT_THROW(batch.add({}), UsageError);
-  Request outside = request(1);
+  Request outside = request_number(1);
   outside.prompt.push_back(31);
   EXPECT_THROW(batch.add(outside), UsageError);
-  EXPECT_EQ(batch.add(request(1)), 0u);
+  EXPECT_EQ(batch.add(request_number(1)), 0u);
   EXPECT_THROW(Batch(model, nullptr, {}, 0), Error);
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 namespace mx = mlx::core;
 
-models::MambaLM small_model(bool tied = true) {
+models::MambaLM random_model(bool tied = true) {
   models::Config config;
   config.vocab_size = 50;
   config.d_model = 32;
@@ -27,7 +27,7 @@ models::MambaLM small_model(bool tied = true) {
 }
 
 TEST(Benchmark, MeasuresWhatItIsAskedFor) {
-  const models::MambaLM model = small_model();
+  const models::MambaLM model = random_model();
   int steps = 0;
   int passes = 0;
   const Speeds both = measure_speeds(model, {.prompt_tokens = 7, .generated_tokens = 3, .sequences = 2, .repeats = 4},
@@ -45,7 +45,7 @@ TEST(Benchmark, MeasuresWhatItIsAskedFor) {
 }
 
 TEST(Benchmark, CountsWorkByHand) {
-  const models::MambaLM model = small_model();
+  const models::MambaLM model = random_model();
   // A block: in_proj 32 x 128, x_proj 64 x 34, dt_proj 2 x 64, out_proj 64 x 32; the head: 32 x 50.
   const double block = 32 * 128 + 64 * 34 + 2 * 64 + 64 * 32;
   const double token = 2 * block + 32 * 50;
@@ -58,7 +58,7 @@ TEST(Benchmark, CountsWorkByHand) {
   EXPECT_EQ(generation_work(model, settings).bytes, 10 * 4 * floats);
   EXPECT_EQ(generation_work(model, settings).operations, 2 * 10 * 3 * token);
   // Embeddings that are not the head are not read.
-  EXPECT_EQ(weight_bytes(small_model(false)), weight_bytes(model));
+  EXPECT_EQ(weight_bytes(random_model(false)), weight_bytes(model));
 }
 
 TEST(Limits, AreOfTheOrderOfAnyMachine) {

@@ -14,7 +14,7 @@ namespace {
 
 namespace mx = mlx::core;
 
-models::MambaLM small_model() {
+models::MambaLM narrow_model() {
   models::Config config;
   config.vocab_size = 31;
   config.d_model = 12;
@@ -27,7 +27,7 @@ models::MambaLM small_model() {
 }
 
 TEST(Score, EqualsTheLogitsOfOneForwardAcrossChunks) {
-  const models::MambaLM model = small_model();
+  const models::MambaLM model = narrow_model();
   std::vector<int32_t> tokens;
   for (int i = 0; i < models::MambaLM::kChunk + 150; ++i) {
     tokens.push_back((i * 7 + i / 5) % 31);
@@ -59,7 +59,7 @@ TEST(Score, EqualsTheLogitsOfOneForwardAcrossChunks) {
 }
 
 TEST(Score, NeedsTwoTokensOfTheVocabulary) {
-  const models::MambaLM model = small_model();
+  const models::MambaLM model = narrow_model();
   EXPECT_THROW(score(model, std::vector<int32_t>{}), UsageError);
   EXPECT_THROW(score(model, std::vector<int32_t>{1}), UsageError);
   EXPECT_THROW(score(model, std::vector<int32_t>{1, 31}), UsageError);

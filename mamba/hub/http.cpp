@@ -15,6 +15,8 @@
 namespace mamba::hub {
 namespace {
 
+using Failure = HttpResponse::Failure;
+
 constexpr int kMaxRedirects = 10;
 constexpr size_t kMaxHeaderBytes = size_t{1} << 20;
 constexpr size_t kMaxErrorBody = size_t{64} << 10;
@@ -214,7 +216,6 @@ struct Http::Call {
   }
 
   void finish(CURLcode code, const char* detail) {
-    using Failure = HttpResponse::Failure;
     const std::string host = quote(host_of(response.url), 120);
     switch (code) {
       case CURLE_OK:
@@ -248,7 +249,7 @@ struct Http::Call {
     }
   }
 
-  void fail(HttpResponse::Failure failure, std::string reason) {
+  void fail(Failure failure, std::string reason) {
     response.failure = failure;
     response.reason = std::move(reason);
   }
@@ -343,7 +344,7 @@ HttpResponse Http::request(const HttpRequest& request) {
     const std::string origin = origin_of(url);
     HttpResponse response = once(request, url, origin == home);
     const std::string* location = response.header("location");
-    if (response.failure != HttpResponse::Failure::kNone || response.status / 100 != 3 || location == nullptr) {
+    if (response.failure != Failure::kNone || response.status / 100 != 3 || location == nullptr) {
       return response;
     }
     const std::string target = resolved_url(url, *location);

@@ -18,13 +18,13 @@ using testing::contains;
 using testing::golden;
 using testing::message_of;
 
-std::string error_of(const fs::path& path) {
+std::string checkpoint_error(const fs::path& path) {
   return message_of([&] { open_checkpoint(path); });
 }
 
 TEST(Checkpoint, TakesTheFirstOfTheKnownNames) {
   const TemporaryDirectory folder;
-  EXPECT_EQ(error_of(folder.path()),
+  EXPECT_EQ(checkpoint_error(folder.path()),
             folder.path().string() +
                 ": holds no weights; looked for model.safetensors, model.safetensors.index.json, "
                 "pytorch_model.bin, pytorch_model.bin.index.json");
@@ -45,8 +45,8 @@ TEST(Checkpoint, OneFileIsKnownByItsFirstBytes) {
   fs::copy(golden("views.pt"), folder / "weights");
   EXPECT_TRUE(open_checkpoint(folder / "weights")->has("transposed"));
   EXPECT_TRUE(open_checkpoint(golden("python.safetensors"))->has("t.bool"));
-  EXPECT_TRUE(contains(error_of(golden("refused_legacy.pt")), "before 1.6"));
-  EXPECT_TRUE(contains(error_of(folder / "absent"), "absent: cannot be read: No such file"));
+  EXPECT_TRUE(contains(checkpoint_error(golden("refused_legacy.pt")), "before 1.6"));
+  EXPECT_TRUE(contains(checkpoint_error(folder / "absent"), "absent: cannot be read: No such file"));
 }
 
 TEST(Checkpoint, IndexesThatLieOrLack) {
@@ -54,7 +54,7 @@ TEST(Checkpoint, IndexesThatLieOrLack) {
   save_safetensors(folder / "a.safetensors", {to_save("w", mx::zeros({2}))});
   const auto error = [&](const std::string& index) {
     write_file(folder / "model.safetensors.index.json", index);
-    return error_of(folder.path());
+    return checkpoint_error(folder.path());
   };
   EXPECT_EQ(error(R"({"weight_map":{"w":"a.safetensors"}})"), "no error");
   EXPECT_TRUE(contains(error("{"), "not valid JSON"));

@@ -14,7 +14,7 @@ using testing::little_endian;
 using testing::message_of;
 using testing::raw;
 
-std::string error_of(const std::string& pickle) {
+std::string pickle_error(const std::string& pickle) {
   return message_of([&] { read_pickle(pickle, "m.bin"); });
 }
 
@@ -88,26 +88,26 @@ TEST(Pickle, Tensors) {
 }
 
 TEST(Pickle, RefusesEveryNameButThoseOnTheList) {
-  EXPECT_EQ(error_of("\x80\x02"
-                     "cos\nsystem\nU\x04true\x85R."),
+  EXPECT_EQ(pickle_error("\x80\x02"
+                         "cos\nsystem\nU\x04true\x85R."),
             "m.bin: refuses to load: the pickle calls \"os.system\" (at byte 2)");
-  EXPECT_EQ(error_of("\x80\x04\x8c\x05posix\x8c\x06system\x93."),
+  EXPECT_EQ(pickle_error("\x80\x04\x8c\x05posix\x8c\x06system\x93."),
             "m.bin: refuses to load: the pickle calls \"posix.system\" (at byte 17)");
   for (const char* name :
        {"cbuiltins\neval\n", "c__builtin__\neval\n", "cbuiltins\ngetattr\n", "ctorch\nload\n", "ctorch.hub\nload\n",
         "ctorch._utils\n_rebuild_tensor_v2.x\n", "ctorch\nstorage.UntypedStorage\n", "c\n\n", "ctorch\n\n",
         "ccollections\nOrderedDict\r\n"}) {
-    EXPECT_TRUE(contains(error_of(std::string(name) + "."), "refuses to load: the pickle calls")) << name;
+    EXPECT_TRUE(contains(pickle_error(std::string(name) + "."), "refuses to load: the pickle calls")) << name;
   }
   // A name that is allowed, used as something that it is not.
-  EXPECT_TRUE(contains(error_of("ctorch\nfloat32\n)R."), "calls something that is not a function"));
-  EXPECT_TRUE(contains(error_of("ctorch\nFloatStorage\n)R."), "calls something that is not a function"));
-  EXPECT_TRUE(contains(error_of("N)R."), "calls something that is not a function"));
-  EXPECT_TRUE(contains(error_of("]}b."), "sets attributes of something that is not a dict"));
-  EXPECT_TRUE(contains(error_of("NQ."), "persistent id that is not a storage"));
-  EXPECT_TRUE(contains(error_of("(U\x07storageNU\x01"
-                                "0U\x03"
-                                "cpuK\x06tQ."),
+  EXPECT_TRUE(contains(pickle_error("ctorch\nfloat32\n)R."), "calls something that is not a function"));
+  EXPECT_TRUE(contains(pickle_error("ctorch\nFloatStorage\n)R."), "calls something that is not a function"));
+  EXPECT_TRUE(contains(pickle_error("N)R."), "calls something that is not a function"));
+  EXPECT_TRUE(contains(pickle_error("]}b."), "sets attributes of something that is not a dict"));
+  EXPECT_TRUE(contains(pickle_error("NQ."), "persistent id that is not a storage"));
+  EXPECT_TRUE(contains(pickle_error("(U\x07storageNU\x01"
+                                    "0U\x03"
+                                    "cpuK\x06tQ."),
                        "persistent id that is not a storage"));
 }
 
@@ -126,55 +126,56 @@ TEST(Pickle, RefusesOtherOpcodesByName) {
                                                                              {0x97, "NEXT_BUFFER"},
                                                                              {0xff, "0xff"},
                                                                              {0, "0x00"}}) {
-    EXPECT_TRUE(contains(error_of("\x80\x02" + std::string(1, static_cast<char>(opcode)) + "."),
+    EXPECT_TRUE(contains(pickle_error("\x80\x02" + std::string(1, static_cast<char>(opcode)) + "."),
                          "refuses to load: the pickle uses the opcode " + name +
                              ", which a state dict does not need "
                              "(at byte 2)"));
   }
-  EXPECT_TRUE(contains(error_of(raw("\x80\x01N.")), "the pickle has protocol 1"));
-  EXPECT_TRUE(contains(error_of("\x80\x06N."), "the pickle has protocol 6"));
+  EXPECT_TRUE(contains(pickle_error(raw("\x80\x01N.")), "the pickle has protocol 1"));
+  EXPECT_TRUE(contains(pickle_error("\x80\x06N."), "the pickle has protocol 6"));
 }
 
 TEST(Pickle, ProgramsThatAreCutOffOrLie) {
-  EXPECT_TRUE(contains(error_of(""), "the pickle is cut off: 1 bytes are wanted but 0 are left (at byte 0)"));
-  EXPECT_TRUE(contains(error_of("N"), "cut off"));
-  EXPECT_TRUE(contains(error_of("X\xff\xff\xff\xff"), "4294967295 bytes are wanted but 0 are left"));
-  EXPECT_TRUE(contains(error_of("\x8d\xff\xff\xff\xff\xff\xff\xff\xff"), "18446744073709551615 bytes are wanted"));
-  EXPECT_TRUE(contains(error_of("\x8b\xff\xff\xff\xff"), "cut off"));
-  EXPECT_TRUE(contains(error_of("cos"), "cut off in a name"));
-  EXPECT_TRUE(contains(error_of("."), "empty stack"));
-  EXPECT_TRUE(contains(error_of("N(."), "empty stack"));  // what lies below a mark is out of reach
-  EXPECT_TRUE(contains(error_of("N(\x85."), "empty stack"));
-  EXPECT_TRUE(contains(error_of("t."), "a mark that it never set"));
-  EXPECT_TRUE(contains(error_of("q"), "cut off"));
-  EXPECT_TRUE(contains(error_of("q\x01"), "empty stack"));
-  EXPECT_TRUE(contains(error_of("h\x07."), "recalls value 7, which it never stored"));
-  EXPECT_TRUE(contains(error_of("j\xff\xff\xff\xff."), "recalls value 4294967295"));
-  EXPECT_TRUE(contains(error_of("NNa."), "something that is not a list"));
-  EXPECT_TRUE(contains(error_of("}(Nu."), "something that is not a dict"));
-  EXPECT_TRUE(contains(error_of("NN\x93."), "looks up a name that is not a string"));
-  EXPECT_TRUE(contains(error_of("ccollections\nOrderedDict\nNR."), "not a tuple of at most 8"));
-  EXPECT_TRUE(contains(error_of("ccollections\nOrderedDict\n]Na\x85R."), "not a list of pairs"));
-  EXPECT_TRUE(contains(error_of("ctorch\nSize\n)R."), "torch.Size"));
-  EXPECT_TRUE(contains(error_of("ctorch._utils\n_rebuild_parameter\nN\x85R."), "not a tensor"));
-  EXPECT_TRUE(contains(error_of("ctorch._utils\n_rebuild_tensor_v2\nN\x85R."), "from 1 arguments"));
-  EXPECT_TRUE(contains(error_of(tensor("K\x02\x85", ")") + "."), "1 axes and 0 strides"));
-  EXPECT_TRUE(contains(error_of(tensor("J\xff\xff\xff\xff\x85", "K\x01\x85") + "."), "a shape that is not a size"));
-  EXPECT_TRUE(contains(error_of(tensor("K\x02\x85", "J\xff\xff\xff\xff\x85") + "."), "a stride that is not a size"));
-  EXPECT_TRUE(contains(error_of(tensor("N", ")") + "."), "a shape that is not a tuple"));
-  EXPECT_TRUE(contains(error_of(tensor("(" + std::string(33, 'N') + "t", ")") + "."), "at most 32 sizes"));
+  EXPECT_TRUE(contains(pickle_error(""), "the pickle is cut off: 1 bytes are wanted but 0 are left (at byte 0)"));
+  EXPECT_TRUE(contains(pickle_error("N"), "cut off"));
+  EXPECT_TRUE(contains(pickle_error("X\xff\xff\xff\xff"), "4294967295 bytes are wanted but 0 are left"));
+  EXPECT_TRUE(contains(pickle_error("\x8d\xff\xff\xff\xff\xff\xff\xff\xff"), "18446744073709551615 bytes are wanted"));
+  EXPECT_TRUE(contains(pickle_error("\x8b\xff\xff\xff\xff"), "cut off"));
+  EXPECT_TRUE(contains(pickle_error("cos"), "cut off in a name"));
+  EXPECT_TRUE(contains(pickle_error("."), "empty stack"));
+  EXPECT_TRUE(contains(pickle_error("N(."), "empty stack"));  // what lies below a mark is out of reach
+  EXPECT_TRUE(contains(pickle_error("N(\x85."), "empty stack"));
+  EXPECT_TRUE(contains(pickle_error("t."), "a mark that it never set"));
+  EXPECT_TRUE(contains(pickle_error("q"), "cut off"));
+  EXPECT_TRUE(contains(pickle_error("q\x01"), "empty stack"));
+  EXPECT_TRUE(contains(pickle_error("h\x07."), "recalls value 7, which it never stored"));
+  EXPECT_TRUE(contains(pickle_error("j\xff\xff\xff\xff."), "recalls value 4294967295"));
+  EXPECT_TRUE(contains(pickle_error("NNa."), "something that is not a list"));
+  EXPECT_TRUE(contains(pickle_error("}(Nu."), "something that is not a dict"));
+  EXPECT_TRUE(contains(pickle_error("NN\x93."), "looks up a name that is not a string"));
+  EXPECT_TRUE(contains(pickle_error("ccollections\nOrderedDict\nNR."), "not a tuple of at most 8"));
+  EXPECT_TRUE(contains(pickle_error("ccollections\nOrderedDict\n]Na\x85R."), "not a list of pairs"));
+  EXPECT_TRUE(contains(pickle_error("ctorch\nSize\n)R."), "torch.Size"));
+  EXPECT_TRUE(contains(pickle_error("ctorch._utils\n_rebuild_parameter\nN\x85R."), "not a tensor"));
+  EXPECT_TRUE(contains(pickle_error("ctorch._utils\n_rebuild_tensor_v2\nN\x85R."), "from 1 arguments"));
+  EXPECT_TRUE(contains(pickle_error(tensor("K\x02\x85", ")") + "."), "1 axes and 0 strides"));
+  EXPECT_TRUE(contains(pickle_error(tensor("J\xff\xff\xff\xff\x85", "K\x01\x85") + "."), "a shape that is not a size"));
+  EXPECT_TRUE(
+      contains(pickle_error(tensor("K\x02\x85", "J\xff\xff\xff\xff\x85") + "."), "a stride that is not a size"));
+  EXPECT_TRUE(contains(pickle_error(tensor("N", ")") + "."), "a shape that is not a tuple"));
+  EXPECT_TRUE(contains(pickle_error(tensor("(" + std::string(33, 'N') + "t", ")") + "."), "at most 32 sizes"));
 }
 
 TEST(Pickle, NeedsNoMoreMemoryOrStackThanAStateDict) {
-  EXPECT_TRUE(contains(error_of(std::string(2'000'001, ']')), "builds more than 2000000 values"));
-  EXPECT_TRUE(contains(error_of(std::string(2'000'001, '(')), "marks more than 2000000 values"));
-  EXPECT_TRUE(contains(error_of("N" + std::string(2'000'001, '\x94')), "remembers more than 2000000 values"));
+  EXPECT_TRUE(contains(pickle_error(std::string(2'000'001, ']')), "builds more than 2000000 values"));
+  EXPECT_TRUE(contains(pickle_error(std::string(2'000'001, '(')), "marks more than 2000000 values"));
+  EXPECT_TRUE(contains(pickle_error("N" + std::string(2'000'001, '\x94')), "remembers more than 2000000 values"));
   std::string recalls = raw("Nq\x00");
   for (int i = 0; i < 2'000'000; ++i) {
     recalls += raw("h\x00");
   }
-  EXPECT_TRUE(contains(error_of(recalls), "stacks more than 2000000 values"));
-  EXPECT_TRUE(contains(error_of(std::string((64 << 20) + 1, 'N')), "67108865 bytes long"));
+  EXPECT_TRUE(contains(pickle_error(recalls), "stacks more than 2000000 values"));
+  EXPECT_TRUE(contains(pickle_error(std::string((64 << 20) + 1, 'N')), "67108865 bytes long"));
   // A million lists, each inside the next one, and nothing recurses.
   EXPECT_EQ(root_of("N" + std::string(1'000'000, '\x85') + ".").items.size(), 1u);
   // One list of 1,000 pairs, made into a dict again and again: 8,000 items for a few bytes.
@@ -190,7 +191,7 @@ TEST(Pickle, NeedsNoMoreMemoryOrStackThanAStateDict) {
   for (int i = 0; i < 9000; ++i) {
     many += raw("h\x01h\x00R");
   }
-  EXPECT_TRUE(contains(error_of(many + "t."), "holds in its lists more than 16000000 values"));
+  EXPECT_TRUE(contains(pickle_error(many + "t."), "holds in its lists more than 16000000 values"));
 }
 
 }  // namespace

@@ -25,12 +25,12 @@ std::string file_of(const std::string& header, const std::string& data = "") {
   return little_endian(header.size(), 8) + header + data;
 }
 
-std::string error_of(const std::string& bytes) {
+std::string safetensors_error(const std::string& bytes) {
   return message_of([&] { read_safetensors(copy_block(bytes), "m.safetensors"); });
 }
 
-std::string error_of(const std::string& header, size_t data_bytes) {
-  return error_of(file_of(header, std::string(data_bytes, '\0')));
+std::string safetensors_error(const std::string& header, size_t data_bytes) {
+  return safetensors_error(file_of(header, std::string(data_bytes, '\0')));
 }
 
 TEST(Safetensors, ReadsWhatPythonWrote) {
@@ -122,52 +122,55 @@ TEST(Safetensors, LoadsFromManyThreads) {
 }
 
 TEST(Safetensors, TruncatedFilesAndLyingLengths) {
-  EXPECT_EQ(error_of(""), "m.safetensors: is 0 bytes long, too short for a safetensors file (at byte 0)");
-  EXPECT_TRUE(contains(error_of("1234567"), "is 7 bytes long"));
-  EXPECT_TRUE(contains(error_of(little_endian(100'000'001, 8) + "{}"), "claims a header of 100000001 bytes"));
-  EXPECT_TRUE(contains(error_of(little_endian(UINT64_MAX, 8) + "{}"), "claims a header of 18446744073709551615 bytes"));
-  EXPECT_TRUE(contains(error_of(little_endian(3, 8) + "{}"), "claims a header of 3 bytes but only 2 follow"));
-  EXPECT_TRUE(contains(error_of(little_endian(0, 8)), "the header is not valid JSON"));
-  EXPECT_TRUE(contains(error_of("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"));
+  EXPECT_EQ(safetensors_error(""), "m.safetensors: is 0 bytes long, too short for a safetensors file (at byte 0)");
+  EXPECT_TRUE(contains(safetensors_error("1234567"), "is 7 bytes long"));
+  EXPECT_TRUE(contains(safetensors_error(little_endian(100'000'001, 8) + "{}"), "claims a header of 100000001 bytes"));
+  EXPECT_TRUE(contains(safetensors_error(little_endian(UINT64_MAX, 8) + "{}"),
+                       "claims a header of 18446744073709551615 bytes"));
+  EXPECT_TRUE(contains(safetensors_error(little_endian(3, 8) + "{}"), "claims a header of 3 bytes but only 2 follow"));
+  EXPECT_TRUE(contains(safetensors_error(little_endian(0, 8)), "the header is not valid JSON"));
+  EXPECT_TRUE(contains(safetensors_error("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"));
   const std::string good = read_file(golden("python.safetensors"));
   for (size_t cut = 0; cut < good.size(); ++cut) {
-    EXPECT_NE(error_of(good.substr(0, cut)), "no error") << cut;
+    EXPECT_NE(safetensors_error(good.substr(0, cut)), "no error") << cut;
   }
-  EXPECT_TRUE(contains(error_of(good + "x"), "1 bytes after the last tensor belong to no tensor"));
-  EXPECT_TRUE(contains(error_of(good.substr(0, good.size() - 1)), "the file is cut off"));
+  EXPECT_TRUE(contains(safetensors_error(good + "x"), "1 bytes after the last tensor belong to no tensor"));
+  EXPECT_TRUE(contains(safetensors_error(good.substr(0, good.size() - 1)), "the file is cut off"));
 }
 
 TEST(Safetensors, HeadersThatAreNotWhatTheyMustBe) {
-  EXPECT_EQ(error_of("[1]", 0), "m.safetensors: the header must be one JSON object but is a list (at byte 9)");
-  EXPECT_EQ(error_of("{\"a\":}", 0), "m.safetensors: the header is not valid JSON (at byte 13)");
+  EXPECT_EQ(safetensors_error("[1]", 0), "m.safetensors: the header must be one JSON object but is a list (at byte 9)");
+  EXPECT_EQ(safetensors_error("{\"a\":}", 0), "m.safetensors: the header is not valid JSON (at byte 13)");
   for (const char* text : {"", "{", "{}{}", "null", "7", "-7", "1.5", "\"x\"", "true", "{} x", "\xef\xbb\xbf"}) {
-    EXPECT_TRUE(contains(error_of(text, 0), "the header")) << text;
+    EXPECT_TRUE(contains(safetensors_error(text, 0), "the header")) << text;
   }
-  EXPECT_TRUE(contains(error_of("{\"\xff\":{}}", 0), "not valid JSON"));
-  EXPECT_TRUE(contains(error_of("{\"a\":1e999}", 0), "a number is out of range"));
-  EXPECT_TRUE(contains(error_of("{\"a\":3}", 0), "header entry \"a\" must be an object but is the number 3"));
-  EXPECT_TRUE(contains(error_of(std::string(100'000, '['), 0), "must be one JSON object"));
-  EXPECT_TRUE(contains(error_of("{\"a\":{\"shape\":[[", 0), "must hold sizes but has a list"));
-  EXPECT_TRUE(contains(error_of("{\"__metadata__\":{\"k\":1}}", 0), "metadata \"k\" must be a string"));
-  EXPECT_TRUE(contains(error_of("{\"__metadata__\":{\"k\":{}}}", 0), "metadata \"k\" must be a string"));
-  EXPECT_TRUE(contains(error_of("{\"__metadata__\":[]}", 0), "must be an object"));
+  EXPECT_TRUE(contains(safetensors_error("{\"\xff\":{}}", 0), "not valid JSON"));
+  EXPECT_TRUE(contains(safetensors_error("{\"a\":1e999}", 0), "a number is out of range"));
+  EXPECT_TRUE(contains(safetensors_error("{\"a\":3}", 0), "header entry \"a\" must be an object but is the number 3"));
+  EXPECT_TRUE(contains(safetensors_error(std::string(100'000, '['), 0), "must be one JSON object"));
+  EXPECT_TRUE(contains(safetensors_error("{\"a\":{\"shape\":[[", 0), "must hold sizes but has a list"));
+  EXPECT_TRUE(contains(safetensors_error("{\"__metadata__\":{\"k\":1}}", 0), "metadata \"k\" must be a string"));
+  EXPECT_TRUE(contains(safetensors_error("{\"__metadata__\":{\"k\":{}}}", 0), "metadata \"k\" must be a string"));
+  EXPECT_TRUE(contains(safetensors_error("{\"__metadata__\":[]}", 0), "must be an object"));
 }
 
 TEST(Safetensors, KeysThatComeTwice) {
   const std::string tensor = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
-  EXPECT_EQ(error_of(fmt::format("{{\"a\":{}, \"a\":{}}}", tensor, tensor), 1),
+  EXPECT_EQ(safetensors_error(fmt::format("{{\"a\":{}, \"a\":{}}}", tensor, tensor), 1),
             "m.safetensors: the header names \"a\" twice (at byte 62)");
-  EXPECT_TRUE(contains(error_of(fmt::format("{{\"a\":{},\"\\u0061\":{}}}", tensor, tensor), 1), "names \"a\" twice"));
-  EXPECT_TRUE(contains(error_of("{\"__metadata__\":{},\"__metadata__\":{}}", 0), "\"__metadata__\" twice"));
-  EXPECT_TRUE(contains(error_of("{\"__metadata__\":{\"k\":\"\",\"k\":\"\"}}", 0), "names \"k\" twice"));
-  EXPECT_TRUE(contains(error_of(R"({"a":{"dtype":"U8","dtype":"U8"}})", 0), "field \"dtype\" twice"));
-  EXPECT_TRUE(contains(error_of(R"({"a":{"shape":[],"shape":[]}})", 0), "field \"shape\" twice"));
-  EXPECT_TRUE(contains(error_of(R"({"a":{"data_offsets":[],"data_offsets":[]}})", 0), "field \"data_offsets\" twice"));
+  EXPECT_TRUE(
+      contains(safetensors_error(fmt::format("{{\"a\":{},\"\\u0061\":{}}}", tensor, tensor), 1), "names \"a\" twice"));
+  EXPECT_TRUE(contains(safetensors_error("{\"__metadata__\":{},\"__metadata__\":{}}", 0), "\"__metadata__\" twice"));
+  EXPECT_TRUE(contains(safetensors_error("{\"__metadata__\":{\"k\":\"\",\"k\":\"\"}}", 0), "names \"k\" twice"));
+  EXPECT_TRUE(contains(safetensors_error(R"({"a":{"dtype":"U8","dtype":"U8"}})", 0), "field \"dtype\" twice"));
+  EXPECT_TRUE(contains(safetensors_error(R"({"a":{"shape":[],"shape":[]}})", 0), "field \"shape\" twice"));
+  EXPECT_TRUE(
+      contains(safetensors_error(R"({"a":{"data_offsets":[],"data_offsets":[]}})", 0), "field \"data_offsets\" twice"));
 }
 
 TEST(Safetensors, FieldsThatLieOrLack) {
   const auto error = [](const std::string& fields, size_t data) {
-    return error_of(fmt::format("{{\"a\":{{{}}}}}", fields), data);
+    return safetensors_error(fmt::format("{{\"a\":{{{}}}}}", fields), data);
   };
   EXPECT_TRUE(contains(error("", 0), "tensor \"a\" has no complete dtype (at byte 9)"));
   EXPECT_TRUE(contains(error(R"("dtype":"U8")", 0), "has no complete shape"));
@@ -210,14 +213,18 @@ TEST(Safetensors, TensorsMustCoverTheData) {
     return fmt::format(R"("{}":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}})", name, end - begin, begin, end);
   };
   const auto two = [](const std::string& a, const std::string& b) { return fmt::format("{{{},{}}}", a, b); };
-  EXPECT_EQ(error_of(two(tensor("a", 4, 8), tensor("b", 0, 4)), 8), "no error");
-  EXPECT_TRUE(contains(error_of(two(tensor("a", 0, 4), tensor("b", 3, 8)), 8), "tensors \"a\" and \"b\" overlap"));
-  EXPECT_TRUE(contains(error_of(two(tensor("a", 0, 4), tensor("b", 0, 4)), 4), "overlap"));
-  EXPECT_TRUE(contains(error_of(two(tensor("a", 0, 4), tensor("b", 2, 2)), 4), "overlap"));
-  EXPECT_TRUE(contains(error_of(two(tensor("a", 0, 4), tensor("b", 6, 8)), 8), "2 bytes before tensor \"b\" belong"));
-  EXPECT_TRUE(contains(error_of(fmt::format("{{{}}}", tensor("a", 1, 4)), 4), "1 bytes before tensor \"a\" belong"));
-  EXPECT_TRUE(contains(error_of(fmt::format("{{{}}}", tensor("a", 0, 4)), 6), "2 bytes after the last tensor belong"));
-  EXPECT_TRUE(contains(error_of("{}", 6), "6 bytes after the last tensor belong"));
+  EXPECT_EQ(safetensors_error(two(tensor("a", 4, 8), tensor("b", 0, 4)), 8), "no error");
+  EXPECT_TRUE(
+      contains(safetensors_error(two(tensor("a", 0, 4), tensor("b", 3, 8)), 8), "tensors \"a\" and \"b\" overlap"));
+  EXPECT_TRUE(contains(safetensors_error(two(tensor("a", 0, 4), tensor("b", 0, 4)), 4), "overlap"));
+  EXPECT_TRUE(contains(safetensors_error(two(tensor("a", 0, 4), tensor("b", 2, 2)), 4), "overlap"));
+  EXPECT_TRUE(
+      contains(safetensors_error(two(tensor("a", 0, 4), tensor("b", 6, 8)), 8), "2 bytes before tensor \"b\" belong"));
+  EXPECT_TRUE(
+      contains(safetensors_error(fmt::format("{{{}}}", tensor("a", 1, 4)), 4), "1 bytes before tensor \"a\" belong"));
+  EXPECT_TRUE(
+      contains(safetensors_error(fmt::format("{{{}}}", tensor("a", 0, 4)), 6), "2 bytes after the last tensor belong"));
+  EXPECT_TRUE(contains(safetensors_error("{}", 6), "6 bytes after the last tensor belong"));
 }
 
 TEST(Safetensors, NamesWhatIsMissing) {

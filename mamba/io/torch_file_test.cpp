@@ -22,7 +22,7 @@ using testing::little_endian;
 using testing::make_zip;
 using testing::message_of;
 
-std::string error_of(const std::string& bytes) {
+std::string torch_error(const std::string& bytes) {
   return message_of([&] { read_torch(copy_block(bytes), "m.bin"); });
 }
 
@@ -39,7 +39,7 @@ TEST_P(GoodFile, EqualsWhatPythonWroteAsSafetensors) {
 TEST_P(GoodFile, CutAnywhereIsAnErrorAndNoCrash) {
   const std::string bytes = read_file(golden(std::string(GetParam()) + ".pt"));
   for (size_t cut = 0; cut < bytes.size(); cut += 7) {
-    EXPECT_NE(error_of(bytes.substr(0, cut)), "no error") << cut;
+    EXPECT_NE(torch_error(bytes.substr(0, cut)), "no error") << cut;
   }
 }
 
@@ -145,13 +145,13 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& test) { return std::string(test.param.file); });
 
 TEST(TorchFile, ContainersThatAreNone) {
-  EXPECT_TRUE(contains(error_of(""), "it is no zip archive"));
-  EXPECT_TRUE(contains(error_of("<html>"), "it is no zip archive"));
-  EXPECT_TRUE(contains(error_of("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"));
-  EXPECT_TRUE(contains(error_of(make_zip({{"a/b", "x"}})), "holds no data.pkl"));
-  EXPECT_TRUE(contains(error_of(make_zip({{"a/data.pkl", "}."}, {"b/data.pkl", "}."}})), "holds two pickles"));
+  EXPECT_TRUE(contains(torch_error(""), "it is no zip archive"));
+  EXPECT_TRUE(contains(torch_error("<html>"), "it is no zip archive"));
+  EXPECT_TRUE(contains(torch_error("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"));
+  EXPECT_TRUE(contains(torch_error(make_zip({{"a/b", "x"}})), "holds no data.pkl"));
+  EXPECT_TRUE(contains(torch_error(make_zip({{"a/data.pkl", "}."}, {"b/data.pkl", "}."}})), "holds two pickles"));
   EXPECT_TRUE(
-      contains(error_of(make_zip({{"a/data.pkl", "}."}})), "holds no dict of named tensors but nothing at all"));
+      contains(torch_error(make_zip({{"a/data.pkl", "}."}})), "holds no dict of named tensors but nothing at all"));
 }
 
 // One float32 tensor called w, with numbers of eight bytes throughout.
@@ -177,29 +177,31 @@ std::string one_tensor(const std::string& record, uint64_t items, uint64_t offse
 
 TEST(TorchFile, TensorsThatReachOutsideOrClaimTheAbsurd) {
   const std::string record(24, '\0');
-  EXPECT_EQ(error_of(one_tensor(record, 6, 0, {2, 3}, {3, 1})), "no error");
-  EXPECT_EQ(error_of(one_tensor(record, 6, 5, {}, {})), "no error");
-  EXPECT_EQ(error_of(one_tensor(record, 6, 100, {0, 3}, {3, 1})), "no error");
-  EXPECT_EQ(error_of(one_tensor("", 0, 0, {0}, {1})), "no error");
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 1, {2, 3}, {3, 1})),
+  EXPECT_EQ(torch_error(one_tensor(record, 6, 0, {2, 3}, {3, 1})), "no error");
+  EXPECT_EQ(torch_error(one_tensor(record, 6, 5, {}, {})), "no error");
+  EXPECT_EQ(torch_error(one_tensor(record, 6, 100, {0, 3}, {3, 1})), "no error");
+  EXPECT_EQ(torch_error(one_tensor("", 0, 0, {0}, {1})), "no error");
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, 1, {2, 3}, {3, 1})),
                        "tensor \"w\" of shape (2, 3) and strides (3, 1) at item 1 reaches outside its storage of 6"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 6, {}, {})), "reaches outside"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, INT64_MAX, {1}, {1})), "reaches outside"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 0, {2}, {INT64_MAX})), "reaches outside"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 0, {3, 2}, {INT64_MAX, 1})), "reaches outside"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 0, {7}, {1})), "needs 28 bytes but its storage has 24"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 0, {1'000'000, 1'000'000}, {0, 0})), "save a contiguous() copy"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 0, {uint64_t{1} << 31}, {0})), "an axis of size 2147483648"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 6, 0, {INT32_MAX, INT32_MAX, INT32_MAX}, {0, 0, 0})), "too large"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, uint64_t{1} << 62, 0, {1}, {1})), "claims a storage of"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, UINT64_MAX, 0, {1}, {1})), "claims a storage of"));
-  EXPECT_TRUE(contains(error_of(one_tensor(record, 5, 0, {1}, {1})), "5 items of float32 but the archive holds 24"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, 6, {}, {})), "reaches outside"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, INT64_MAX, {1}, {1})), "reaches outside"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, 0, {2}, {INT64_MAX})), "reaches outside"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, 0, {3, 2}, {INT64_MAX, 1})), "reaches outside"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, 0, {7}, {1})), "needs 28 bytes but its storage has 24"));
+  EXPECT_TRUE(
+      contains(torch_error(one_tensor(record, 6, 0, {1'000'000, 1'000'000}, {0, 0})), "save a contiguous() copy"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 6, 0, {uint64_t{1} << 31}, {0})), "an axis of size 2147483648"));
+  EXPECT_TRUE(
+      contains(torch_error(one_tensor(record, 6, 0, {INT32_MAX, INT32_MAX, INT32_MAX}, {0, 0, 0})), "too large"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, uint64_t{1} << 62, 0, {1}, {1})), "claims a storage of"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, UINT64_MAX, 0, {1}, {1})), "claims a storage of"));
+  EXPECT_TRUE(contains(torch_error(one_tensor(record, 5, 0, {1}, {1})), "5 items of float32 but the archive holds 24"));
 }
 
 TEST(TorchFile, WrongCrcOfAPickle) {
   std::string bytes = one_tensor(std::string(24, '\0'), 6, 0, {6}, {1});
   bytes[bytes.find("torch._utils")] = 'T';
-  EXPECT_TRUE(contains(error_of(bytes), "zip entry \"a/data.pkl\" is damaged: CRC error"));
+  EXPECT_TRUE(contains(torch_error(bytes), "zip entry \"a/data.pkl\" is damaged: CRC error"));
 }
 
 // 200 views of one storage of 1 MB, each of which would be copied.
@@ -214,7 +216,7 @@ TEST(TorchFile, ManyStridedViewsOfOneStorage) {
     pickle += "X" + little_endian(4, 4) + fmt::format("{:04}", i) + "ctorch._utils\n_rebuild_tensor_v2\n(" + storage;
     pickle += testing::raw("K\0M\0\x04M\0\x04\x86K\1M\0\x04\x86\x89}tR");
   }
-  EXPECT_TRUE(contains(error_of(make_zip({{"a/data.pkl", pickle + "u."}, {"a/data/0", std::string(1 << 20, 'x')}})),
+  EXPECT_TRUE(contains(torch_error(make_zip({{"a/data.pkl", pickle + "u."}, {"a/data/0", std::string(1 << 20, 'x')}})),
                        "refuses to load: strided views"));
 }
 

@@ -12,7 +12,7 @@ using testing::little_endian;
 using testing::make_zip;
 using testing::message_of;
 
-std::string error_of(const std::string& bytes) {
+std::string zip_error(const std::string& bytes) {
   return message_of([&] { ZipArchive(copy_block(bytes), "m.zip"); });
 }
 
@@ -41,9 +41,9 @@ TEST(ZipArchive, StoredAndDeflatedEntries) {
 
 TEST(ZipArchive, CutFiles) {
   const std::string bytes = make_zip({{"a", "1"}, {"b", "2"}});
-  EXPECT_EQ(error_of(bytes), "no error");
+  EXPECT_EQ(zip_error(bytes), "no error");
   for (size_t cut = 0; cut < bytes.size(); ++cut) {
-    EXPECT_TRUE(contains(error_of(bytes.substr(0, cut)), "the file is cut off")) << cut;
+    EXPECT_TRUE(contains(zip_error(bytes.substr(0, cut)), "the file is cut off")) << cut;
   }
 }
 
@@ -52,7 +52,7 @@ TEST(ZipArchive, DirectoriesThatLie) {
   const size_t local = 0;
   const size_t central = bytes.find("PK\x01\x02");
   const size_t end = bytes.find("PK\x05\x06");
-  const auto error = [&](size_t at, uint64_t value, int width) { return error_of(replaced(bytes, at, value, width)); };
+  const auto error = [&](size_t at, uint64_t value, int width) { return zip_error(replaced(bytes, at, value, width)); };
   EXPECT_TRUE(contains(error(end + 10, 0xffff, 2), "does not fit the file"));
   EXPECT_TRUE(contains(error(end + 10, 2, 2), "does not fit the file"));
   EXPECT_TRUE(contains(error(end + 12, 0xffffff, 4), "does not fit the file"));
@@ -68,7 +68,7 @@ TEST(ZipArchive, DirectoriesThatLie) {
   EXPECT_TRUE(contains(error(local + 28, 0xffff, 2), "does not fit the file"));
   EXPECT_TRUE(contains(error(local + 30, 'N', 1), "has another name where it starts"));
   const std::string larger = replaced(replaced(bytes, central + 20, 5000, 4), central + 24, 5000, 4);
-  EXPECT_TRUE(contains(error_of(larger), "of 5000 bytes at 0 does not fit the file"));
+  EXPECT_TRUE(contains(zip_error(larger), "of 5000 bytes at 0 does not fit the file"));
 }
 
 TEST(ZipArchive, NamesThatComeTwice) {
@@ -76,7 +76,7 @@ TEST(ZipArchive, NamesThatComeTwice) {
   for (size_t at = bytes.find("bb"); at != std::string::npos; at = bytes.find("bb")) {
     bytes.replace(at, 2, "aa");
   }
-  EXPECT_TRUE(contains(error_of(bytes), "zip entry \"aa\" is there twice"));
+  EXPECT_TRUE(contains(zip_error(bytes), "zip entry \"aa\" is there twice"));
 }
 
 // What torch writes beyond 4 GB, with the large numbers replaced by small ones.
@@ -103,11 +103,11 @@ TEST(ZipArchive, Zip64) {
   const ZipArchive archive(copy_block(zip64(5, 0, 0)), "m.zip");
   EXPECT_EQ(archive.data(archive.entries().at(0)).text(), "12345");
   EXPECT_EQ(archive.read(archive.entries()[0], 5), "12345");
-  EXPECT_TRUE(contains(error_of(zip64(uint64_t{1} << 40, 0, 0)), "does not fit the file"));
-  EXPECT_TRUE(contains(error_of(zip64(UINT64_MAX, 0, 0)), "does not fit the file"));
-  EXPECT_TRUE(contains(error_of(zip64(5, UINT64_MAX - 3, 0)), "where none does"));
-  EXPECT_TRUE(contains(error_of(zip64(5, 0, 1)), "64-bit directory is not where its locator says"));
-  EXPECT_TRUE(contains(error_of(zip64(5, 0, UINT64_MAX)), "64-bit directory is not where its locator says"));
+  EXPECT_TRUE(contains(zip_error(zip64(uint64_t{1} << 40, 0, 0)), "does not fit the file"));
+  EXPECT_TRUE(contains(zip_error(zip64(UINT64_MAX, 0, 0)), "does not fit the file"));
+  EXPECT_TRUE(contains(zip_error(zip64(5, UINT64_MAX - 3, 0)), "where none does"));
+  EXPECT_TRUE(contains(zip_error(zip64(5, 0, 1)), "64-bit directory is not where its locator says"));
+  EXPECT_TRUE(contains(zip_error(zip64(5, 0, UINT64_MAX)), "64-bit directory is not where its locator says"));
 }
 
 // The claim alone is refused, before anything is inflated.
@@ -123,10 +123,10 @@ TEST(ZipArchive, Bombs) {
     }
     return bytes;
   };
-  EXPECT_EQ(error_of(claiming(1, 60 << 20)), "no error");
-  EXPECT_TRUE(contains(error_of(claiming(1, 80 << 20)), "claim to inflate to 83886080 bytes, which weights never do"));
-  EXPECT_TRUE(contains(error_of(claiming(100, 1 << 20)), "refuses to load"));
-  EXPECT_TRUE(contains(error_of(claiming(3, 0xfffffffe)), "claim to inflate to 12884901882 bytes"));
+  EXPECT_EQ(zip_error(claiming(1, 60 << 20)), "no error");
+  EXPECT_TRUE(contains(zip_error(claiming(1, 80 << 20)), "claim to inflate to 83886080 bytes, which weights never do"));
+  EXPECT_TRUE(contains(zip_error(claiming(100, 1 << 20)), "refuses to load"));
+  EXPECT_TRUE(contains(zip_error(claiming(3, 0xfffffffe)), "claim to inflate to 12884901882 bytes"));
 }
 
 TEST(ZipArchive, AsMuchAsDeflateCanDo) {

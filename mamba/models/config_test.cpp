@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "mamba/base/error_testing.h"
 #include "mamba/base/file.h"
 #include "mamba/base/temporary_directory.h"
 
@@ -12,13 +13,8 @@ Config parse(const std::string& text) {
   return parse_config(parse_json(text, "config.json"), "config.json");
 }
 
-std::string message_of(const std::string& text) {
-  try {
-    parse(text);
-  } catch (const ParseError& e) {
-    return e.what();
-  }
-  return "no error";
+std::string config_error(const std::string& text) {
+  return message_of<ParseError>([&] { parse(text); });
 }
 
 TEST(Config, StateSpacesLayout) {
@@ -84,35 +80,35 @@ TEST(Config, DtRankAuto) {
 }
 
 TEST(Config, RefusesWhatItCannotRun) {
-  EXPECT_EQ(message_of(R"({"model_type": "llama"})"),
+  EXPECT_EQ(config_error(R"({"model_type": "llama"})"),
             "config.json: model type \"llama\" is not supported: this program runs \"mamba\" (Mamba-1)");
-  EXPECT_EQ(message_of(R"({"a": 1})"),
+  EXPECT_EQ(config_error(R"({"a": 1})"),
             "config.json: is no Mamba configuration: it has neither \"model_type\" nor \"d_model\"");
-  EXPECT_EQ(message_of(R"([])"), "config.json: must hold a JSON object");
-  EXPECT_EQ(message_of(R"({"model_type": "mamba", "vocab_size": 64, "num_hidden_layers": 1})"),
+  EXPECT_EQ(config_error(R"([])"), "config.json: must hold a JSON object");
+  EXPECT_EQ(config_error(R"({"model_type": "mamba", "vocab_size": 64, "num_hidden_layers": 1})"),
             "config.json: field \"hidden_size\" is missing");
-  EXPECT_NE(message_of(R"({"model_type": "mamba", "vocab_size": 64, "hidden_size": -4, "num_hidden_layers": 1})")
+  EXPECT_NE(config_error(R"({"model_type": "mamba", "vocab_size": 64, "hidden_size": -4, "num_hidden_layers": 1})")
                 .find("\"hidden_size\" must be an integer from 1"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"model_type": "mamba", "vocab_size": 1e18, "hidden_size": 4, "num_hidden_layers": 1})")
+  EXPECT_NE(config_error(R"({"model_type": "mamba", "vocab_size": 1e18, "hidden_size": 4, "num_hidden_layers": 1})")
                 .find("\"vocab_size\" must be an integer"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"model_type": "mamba", "vocab_size": 64, "hidden_size": 4, "num_hidden_layers": 1,
+  EXPECT_NE(config_error(R"({"model_type": "mamba", "vocab_size": 64, "hidden_size": 4, "num_hidden_layers": 1,
       "hidden_act": "gelu"})")
                 .find("hidden_act"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"model_type": "mamba", "vocab_size": 64, "hidden_size": 4, "num_hidden_layers": 1,
+  EXPECT_NE(config_error(R"({"model_type": "mamba", "vocab_size": 64, "hidden_size": 4, "num_hidden_layers": 1,
       "expand": 2, "intermediate_size": 9})")
                 .find("intermediate_size"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"layer": "Mamba2"}})")
+  EXPECT_NE(config_error(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"layer": "Mamba2"}})")
                 .find("only \"Mamba1\" is supported"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "attn_layer_idx": [1]})").find("attention"),
+  EXPECT_NE(config_error(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "attn_layer_idx": [1]})").find("attention"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "rms_norm": false})").find("LayerNorm"),
+  EXPECT_NE(config_error(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "rms_norm": false})").find("LayerNorm"),
             std::string::npos);
-  EXPECT_NE(message_of(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"dt_min": 1, "dt_max": 0.5}})")
+  EXPECT_NE(config_error(R"({"d_model": 4, "n_layer": 1, "vocab_size": 8, "ssm_cfg": {"dt_min": 1, "dt_max": 0.5}})")
                 .find("larger than"),
             std::string::npos);
 }

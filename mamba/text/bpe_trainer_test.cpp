@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kGolden = fs::path(MAMBA_SOURCE_DIR) / "tests/golden/bpe";
+const fs::path kTrainings = fs::path(MAMBA_SOURCE_DIR) / "tests/golden/bpe";
 
 std::string trained(const std::vector<std::string>& texts, int64_t vocab_size) {
   BpeTrainer trainer({.vocab_size = vocab_size});
@@ -25,7 +25,7 @@ std::string trained(const std::vector<std::string>& texts, int64_t vocab_size) {
   return trainer.train();
 }
 
-std::string hash(const Json& merges) {
+std::string merges_hash(const Json& merges) {
   uint64_t value = 0xcbf29ce484222325u;
   for (const Json& merge : merges) {
     for (const char c : merge[0].get<std::string>() + " " + merge[1].get<std::string>() + "\n") {
@@ -36,8 +36,8 @@ std::string hash(const Json& merges) {
 }
 
 TEST(BpeTrainer, LearnsWhatTokenizersLearns) {
-  const Json expected = read_json(kGolden / "expected.json");
-  const std::string text = trained({read_file(kGolden / "corpus.txt")}, 700);
+  const Json expected = read_json(kTrainings / "expected.json");
+  const std::string text = trained({read_file(kTrainings / "corpus.txt")}, 700);
   const Json json = parse_json(text, "trained");
   EXPECT_EQ(json["model"]["merges"], expected["merges"]);
   const size_t size = 257 + expected["merges"].size();  // 587: the corpus gives no more
@@ -58,11 +58,11 @@ TEST(BpeTrainer, LearnsWhatTokenizersLearnsFromTinyShakespeare) {
     GTEST_SKIP() << "tinyshakespeare.txt is not at hand (MAMBA_TEST_DATA names its folder)";
   }
   const Json json = parse_json(trained({read_file(path)}, 2048), "trained");
-  EXPECT_EQ(hash(json["model"]["merges"]), read_json(kGolden / "expected.json")["shakespeare"]);
+  EXPECT_EQ(merges_hash(json["model"]["merges"]), read_json(kTrainings / "expected.json")["shakespeare"]);
 }
 
 TEST(BpeTrainer, DoesNotDependOnPiecesOrThreads) {
-  const std::string text = read_file(kGolden / "corpus.txt");
+  const std::string text = read_file(kTrainings / "corpus.txt");
   const std::string whole = trained({text}, 500);
   std::vector<std::string> pieces;
   for (std::string_view rest = text; !rest.empty();) {

@@ -82,7 +82,7 @@ class Prepend : public NormalizerStep {
   std::string content_;
 };
 
-class ToByteCharacters : public NormalizerStep {
+class BytesToCharacters : public NormalizerStep {
  public:
   std::string apply(std::string text, size_t /*limit*/) const override {
     std::string out;
@@ -139,7 +139,7 @@ void Normalizer::add(const JsonObject& value) {
   } else if (type == "Prepend") {
     steps_.push_back(std::make_shared<Prepend>(value.string("prepend")));
   } else if (type == "ByteLevel") {
-    steps_.push_back(std::make_shared<ToByteCharacters>());
+    steps_.push_back(std::make_shared<BytesToCharacters>());
   } else if (type == "Sequence") {
     for (const JsonObject& item : objects_in(value, "normalizers")) {
       add(item);

@@ -31,7 +31,7 @@ Json byte_tokenizer() {
           {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
 }
 
-Tokenizer load(const Json& json) {
+Tokenizer loaded(const Json& json) {
   return Tokenizer::from_json_text(json.dump(), "tokenizer.json");
 }
 
@@ -44,7 +44,7 @@ std::vector<int32_t> ids_of(std::string_view bytes) {
 }
 
 TEST(StreamDecoder, HoldsACharacterBackUntilItIsComplete) {
-  const Tokenizer tokenizer = load(byte_tokenizer());
+  const Tokenizer tokenizer = loaded(byte_tokenizer());
   StreamDecoder stream(tokenizer);
   EXPECT_EQ(stream.push(0xf0), "");
   EXPECT_EQ(stream.push(0x9f), "");
@@ -57,7 +57,7 @@ TEST(StreamDecoder, HoldsACharacterBackUntilItIsComplete) {
 }
 
 TEST(StreamDecoder, WhatCannotBecomeACharacterComesOutAtOnce) {
-  const Tokenizer tokenizer = load(byte_tokenizer());
+  const Tokenizer tokenizer = loaded(byte_tokenizer());
   StreamDecoder replacing(tokenizer);
   StreamDecoder keeping(tokenizer, IllFormed::kKeep);
   EXPECT_EQ(replacing.push(0xff), "\xef\xbf\xbd");
@@ -76,7 +76,7 @@ TEST(StreamDecoder, WhatCannotBecomeACharacterComesOutAtOnce) {
 }
 
 TEST(StreamDecoder, SkipsSpecialTokensAndIdsWithoutToken) {
-  const Tokenizer tokenizer = load(byte_tokenizer());
+  const Tokenizer tokenizer = loaded(byte_tokenizer());
   const int32_t end = *tokenizer.token_to_id("<|endoftext|>");
   StreamDecoder skipping(tokenizer, IllFormed::kReplace, true);
   EXPECT_EQ(skipping.push(end), "");
@@ -121,7 +121,7 @@ TEST(StreamDecoder, PiecesAreWholeAndAddUpForEveryDecoder) {
   for (const Json& chain : chains) {
     Json json = byte_tokenizer();
     json["decoder"] = chain.is_null() ? chain : Json{{"type", "Sequence"}, {"decoders", chain}};
-    const Tokenizer tokenizer = load(json);
+    const Tokenizer tokenizer = loaded(json);
     SCOPED_TRACE(chain.dump());
     for (int round = 0; round < 300; ++round) {
       std::vector<int32_t> ids;
@@ -151,7 +151,7 @@ TEST(StreamDecoder, PiecesAreWholeAndAddUpForEveryDecoder) {
 TEST(StreamDecoder, CanBeUsedAgainAfterFinish) {
   Json json = byte_tokenizer();
   json["decoder"] = {{"type", "Metaspace"}, {"replacement", "a"}, {"prepend_scheme", "always"}};
-  const Tokenizer tokenizer = load(json);
+  const Tokenizer tokenizer = loaded(json);
   StreamDecoder stream(tokenizer);
   for (int round = 0; round < 2; ++round) {
     EXPECT_EQ(stream.push('a'), "");

@@ -16,12 +16,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kGolden = fs::path(MAMBA_SOURCE_DIR) / "tests/golden/tokenizer";
+const fs::path kGoldens = fs::path(MAMBA_SOURCE_DIR) / "tests/golden/tokenizer";
 
 const Json& golden(const std::string& name) {
   static std::map<std::string, Json> files;
   if (!files.contains(name)) {
-    files[name] = read_json(kGolden / (name + ".json"));
+    files[name] = read_json(kGoldens / (name + ".json"));
   }
   return files.at(name);
 }

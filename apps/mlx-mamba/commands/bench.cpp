@@ -29,7 +29,7 @@ namespace {
 
 namespace mx = mlx::core;
 
-struct Options {
+struct BenchArguments {
   ModelOptions model;
   std::optional<std::string> shape;
   QuantizeOptions quantize;
@@ -72,7 +72,7 @@ models::MambaLM random_model(const std::string& shape, mx::Dtype dtype, const Qu
   return model;
 }
 
-models::MambaLM load(const Options& o) {
+models::MambaLM load(const BenchArguments& o) {
   const auto floats = [&] {
     if (!o.shape) {
       return o.model.load(ModelOptions::TokenizerIs::kUnwanted, o.quantize.weights()).model;
@@ -172,7 +172,7 @@ std::string to_table(const Measured& m, const generate::BenchmarkSettings& s) {
                            static_cast<double>(m.peak_memory) / 1e6);
 }
 
-int run(const Options& o) {
+int run_bench(const BenchArguments& o) {
   if (o.shape && o.model.model) {
     throw UsageError("give one of --model and --shape");
   }
@@ -210,8 +210,8 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_bench(OptionTable& table) {
+  const auto o = std::make_shared<BenchArguments>();
   constexpr int64_t kMost = 1 << 30;
   table.group("Model");
   o->model.declare_source(table);
@@ -235,7 +235,7 @@ std::function<int()> declare(OptionTable& table) {
       "passes to measure; the median counts (default: 5)");
   table.group("Output");
   table.flag("--json", &o->json, "one object on one line");
-  return [o] { return run(*o); };
+  return [o] { return run_bench(*o); };
 }
 
 }  // namespace
@@ -249,6 +249,6 @@ const Command kBench = {
     "  mlx-mamba bench --shape 1.4b --dtype bfloat16 -p 512 -n 64 -b 8\n"
     "  mlx-mamba bench --shape 130m --quantize 4\n"
     "  mlx-mamba bench --model state-spaces/mamba-370m --repeat 9 --json\n",
-    declare};
+    declare_bench};
 
 }  // namespace mamba::cli

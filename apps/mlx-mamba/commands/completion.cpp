@@ -11,7 +11,7 @@
 namespace mamba::cli {
 namespace {
 
-std::function<int()> declare(OptionTable& table) {
+std::function<int()> declare_completion(OptionTable& table) {
   const auto shell = std::make_shared<std::optional<std::string>>();
   table.choice("SHELL", "SHELL", {"bash", "zsh", "fish"}, shell.get(), "bash, zsh or fish");
   return [shell] {
@@ -30,6 +30,6 @@ const Command kCompletion = {"completion", "Prints a script that lets a shell co
                              "  source <(mlx-mamba completion bash)\n"
                              "  mlx-mamba completion zsh > ~/.zfunc/_mlx-mamba        # where fpath has ~/.zfunc\n"
                              "  mlx-mamba completion fish > ~/.config/fish/completions/mlx-mamba.fish\n",
-                             declare};
+                             declare_completion};
 
 }  // namespace mamba::cli

@@ -10,12 +10,12 @@
 namespace mamba::cli {
 namespace {
 
-struct Options {
+struct ConvertArguments {
   ModelOptions model;
   std::optional<std::string> out;
 };
 
-int run(const Options& o) {
+int run_convert(const ConvertArguments& o) {
   const std::filesystem::path out = output_folder(o.out, "convert");
   const generate::LoadOptions load = o.model.load_options();
   const generate::Resolved source = o.model.resolve();
@@ -24,12 +24,12 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_convert(OptionTable& table) {
+  const auto o = std::make_shared<ConvertArguments>();
   o->model.declare_source(table);
   table.text("--out", "DIR", &o->out, "folder to write; made when it is missing", Offer::kFolders);
   o->model.declare_dtype(table);
-  return [o] { return run(*o); };
+  return [o] { return run_convert(*o); };
 }
 
 }  // namespace
@@ -40,6 +40,6 @@ const Command kConvert = {
     "configuration. What it writes opens in transformers. config.json comes last, so a folder that has one is whole.",
     "  mlx-mamba convert --model state-spaces/mamba-130m --out mamba-130m\n"
     "  mlx-mamba convert --model mamba-130m --dtype bfloat16 --out mamba-130m-bf16\n",
-    declare};
+    declare_convert};
 
 }  // namespace mamba::cli

@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace mx = mlx::core;
 
-struct Options {
+struct FinetuneArguments {
   TrainingOptions training;
   ModelOptions model;  // --model, --revision
   std::optional<int> lora_rank;
@@ -46,7 +46,7 @@ std::string lasting_name(const std::string& name) {
   return fs::is_directory(name, ignored) ? fs::absolute(name).lexically_normal().string() : name;
 }
 
-void describe(RunPlan& plan, const Options& o) {
+void describe(RunPlan& plan, const FinetuneArguments& o) {
   plan.config["model"] = lasting_name(o.model.name());
   plan.config["revision"] = o.model.revision.value_or("main");
   if (o.lora_rank) {
@@ -91,7 +91,7 @@ int train_adapter(RunPlan& plan, const generate::Resolved& source) {
                         .tokenizer = source.tokenizer});
 }
 
-int run(const Options& o) {
+int run_finetune(const FinetuneArguments& o) {
   o.training.machine.prepare_machine();
   train::Settings defaults;
   defaults.steps = 300;
@@ -112,8 +112,8 @@ int run(const Options& o) {
   return plan.config.contains("lora") ? train_adapter(plan, source) : train_all(plan, source);
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_finetune(OptionTable& table) {
+  const auto o = std::make_shared<FinetuneArguments>();
   o->training.declare_data(table);
   table.group("Model");
   o->model.declare_source(table);
@@ -128,7 +128,7 @@ std::function<int()> declare(OptionTable& table) {
              "layers that get one: in_proj, x_proj, dt_proj, out_proj (default: in_proj,x_proj)");
   o->training.declare_settings(table, {.lr = "0.0001, or 0.001 with --lora-rank", .steps = "300", .batch_size = "1"});
   o->training.declare_run(table);
-  return [o] { return run(*o); };
+  return [o] { return run_finetune(*o); };
 }
 
 }  // namespace
@@ -141,6 +141,6 @@ const Command kFinetune = {
     "  mlx-mamba finetune --model state-spaces/mamba-130m --data notes/ --lora-rank 8 --out run\n"
     "  mlx-mamba generate --model state-spaces/mamba-130m --adapter run/adapter --prompt \"Dear\"\n"
     "  mlx-mamba finetune --data answers.jsonl --steps 500 --out run\n",
-    declare};
+    declare_finetune};
 
 }  // namespace mamba::cli

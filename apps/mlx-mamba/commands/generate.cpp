@@ -20,7 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Options {
+struct GenerateArguments {
   ModelOptions model;
   QuantizeOptions quantize;
   std::optional<std::string> prompt;
@@ -39,7 +39,7 @@ struct Options {
 };
 
 // Everything that can be told from the options alone, before a model is loaded.
-void check_options(const Options& o) {
+void check_options(const GenerateArguments& o) {
   const int sources = (o.prompt ? 1 : 0) + (o.prompt_file ? 1 : 0) + (o.tokens ? 1 : 0) + (o.batch_file ? 1 : 0);
   if (sources > 1) {
     throw UsageError("give one of --prompt, --prompt-file, --tokens and --batch-file");
@@ -59,7 +59,7 @@ void check_options(const Options& o) {
   }
 }
 
-std::vector<Prompt> read_prompts(const Options& o) {
+std::vector<Prompt> read_prompts(const GenerateArguments& o) {
   if (o.batch_file) {
     return read_batch(*o.batch_file);
   }
@@ -93,7 +93,7 @@ int32_t start_token(const generate::LoadedModel& loaded) {
   throw UsageError("this model has no start token to begin from: give --prompt or --tokens");
 }
 
-std::vector<generate::Request> make_requests(const Options& o, const std::vector<Prompt>& prompts,
+std::vector<generate::Request> make_requests(const GenerateArguments& o, const std::vector<Prompt>& prompts,
                                              const generate::LoadedModel& loaded, uint64_t seed) {
   generate::Request common;
   common.sampling = o.sampling;
@@ -177,7 +177,7 @@ void print_stats(double load_seconds, const generate::Timings& timings, uint64_t
   note(fmt::format("peak memory: {:.0f} MB", static_cast<double>(peak_memory_bytes()) / 1e6));
 }
 
-int run(const Options& o) {
+int run_generate(const GenerateArguments& o) {
   check_options(o);
   const std::vector<Prompt> prompts = read_prompts(o);
   const uint64_t seed = o.seed ? *o.seed : std::random_device{}();
@@ -204,8 +204,8 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_generate(OptionTable& table) {
+  const auto o = std::make_shared<GenerateArguments>();
   table.group("Prompt (without one the text begins from the model's start token)");
   table.text("--prompt", "TEXT", &o->prompt, "the text to continue");
   table.text("--prompt-file", "FILE", &o->prompt_file, "the same from a file, byte for byte; - is standard input",
@@ -248,7 +248,7 @@ std::function<int()> declare(OptionTable& table) {
   table.flag("--json", &o->json,
              "a line for each prompt: prompt_tokens, tokens, logprobs, text, finish_reason (stop or length)");
   table.flag("--stats", &o->stats, "load time, speeds and peak memory on standard error");
-  return [o] { return run(*o); };
+  return [o] { return run_generate(*o); };
 }
 
 }  // namespace
@@ -263,6 +263,6 @@ const Command kGenerate = {
     "  mlx-mamba generate --prompt-file story.txt --save-state story.state && "
     "mlx-mamba generate --load-state story.state\n"
     "  mlx-mamba generate --batch-file prompts.txt --temperature 0 --json > results.jsonl\n",
-    declare};
+    declare_generate};
 
 }  // namespace mamba::cli

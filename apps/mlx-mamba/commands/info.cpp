@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct InfoArguments {
   ModelOptions model;
   bool json = false;
 };
@@ -100,7 +100,7 @@ void print_lines(const OrderedJson& info) {
   put(out);
 }
 
-int run(const Options& o) {
+int run_info(const InfoArguments& o) {
   const generate::LoadedModel loaded =
       o.model.load(ModelOptions::TokenizerIs::kWanted, ModelOptions::WeightsAre::kLookedAt);
   const OrderedJson info = describe(loaded, o.model.name());
@@ -112,11 +112,11 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_info(OptionTable& table) {
+  const auto o = std::make_shared<InfoArguments>();
   o->model.declare_source(table);
   table.flag("--json", &o->json, "one line of JSON");
-  return [o] { return run(*o); };
+  return [o] { return run_info(*o); };
 }
 
 }  // namespace
@@ -124,6 +124,6 @@ std::function<int()> declare(OptionTable& table) {
 const Command kInfo = {"info", "Shows a model's sizes, precision, parameters, and where its files are.", "",
                        "  mlx-mamba info\n"
                        "  mlx-mamba info --model state-spaces/mamba-130m --json\n",
-                       declare};
+                       declare_info};
 
 }  // namespace mamba::cli

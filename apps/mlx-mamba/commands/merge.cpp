@@ -11,12 +11,12 @@
 namespace mamba::cli {
 namespace {
 
-struct Options {
+struct MergeArguments {
   ModelOptions model;
   std::optional<std::string> out;
 };
 
-int run(const Options& o) {
+int run_merge(const MergeArguments& o) {
   const std::filesystem::path out = output_folder(o.out, "merge");
   if (!o.model.adapter) {
     throw UsageError("--adapter is missing: name the adapter to fold in (see mlx-mamba merge --help)");
@@ -30,13 +30,13 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_merge(OptionTable& table) {
+  const auto o = std::make_shared<MergeArguments>();
   o->model.declare_source(table);
   o->model.declare_adapter(table);
   table.text("--out", "DIR", &o->out, "folder to write; made when it is missing", Offer::kFolders);
   o->model.declare_dtype(table);
-  return [o] { return run(*o); };
+  return [o] { return run_merge(*o); };
 }
 
 }  // namespace
@@ -47,6 +47,6 @@ const Command kMerge = {
     "--model the adapter goes into the model that it was made for.",
     "  mlx-mamba merge --adapter run/adapter --out merged\n"
     "  mlx-mamba merge --model state-spaces/mamba-130m --adapter ./adapter --out merged --dtype bfloat16\n",
-    declare};
+    declare_merge};
 
 }  // namespace mamba::cli

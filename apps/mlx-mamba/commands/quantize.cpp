@@ -17,7 +17,7 @@
 namespace mamba::cli {
 namespace {
 
-struct Options {
+struct QuantizeArguments {
   ModelOptions model;
   std::optional<std::string> out;
   std::optional<std::string> bits;
@@ -95,7 +95,7 @@ void print_json(const quant::Report& report, const quant::Settings& settings,
   put(json_line(out));
 }
 
-int run(const Options& o) {
+int run_quantize(const QuantizeArguments& o) {
   const std::filesystem::path out = output_folder(o.out, "quantize");
   if (!o.bits) {
     throw UsageError("--bits is missing: 8 or 4 (see mlx-mamba quantize --help)");
@@ -131,8 +131,8 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_quantize(OptionTable& table) {
+  const auto o = std::make_shared<QuantizeArguments>();
   table.group("Model");
   o->model.declare_source(table);
   table.text("--out", "DIR", &o->out, "folder to write; made when it is missing", Offer::kFolders);
@@ -145,7 +145,7 @@ std::function<int()> declare(OptionTable& table) {
   table.text("--text-file", "FILE", &o->text_file, "tell how the perplexity of this text changes; - is standard input",
              Offer::kFiles);
   table.flag("--json", &o->json, "the report in one line of JSON");
-  return [o] { return run(*o); };
+  return [o] { return run_quantize(*o); };
 }
 
 }  // namespace
@@ -159,6 +159,6 @@ const Command kQuantize = {
     "  mlx-mamba quantize --bits 8 --out shakespeare-8bit\n"
     "  mlx-mamba quantize --model state-spaces/mamba-130m --bits 4 --keep lm_head --out mamba-130m-4bit\n"
     "  mlx-mamba quantize --bits 4 --out shakespeare-4bit --text-file held-out.txt --json\n",
-    declare};
+    declare_quantize};
 
 }  // namespace mamba::cli

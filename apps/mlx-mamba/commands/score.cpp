@@ -16,7 +16,7 @@
 namespace mamba::cli {
 namespace {
 
-struct Options {
+struct ScoreArguments {
   ModelOptions model;
   QuantizeOptions quantize;
   std::optional<std::string> text;
@@ -26,7 +26,7 @@ struct Options {
   bool json = false;
 };
 
-Prompt read_input(const Options& o) {
+Prompt read_input(const ScoreArguments& o) {
   if ((o.text ? 1 : 0) + (o.text_file ? 1 : 0) + (o.tokens ? 1 : 0) != 1) {
     throw UsageError("give one of --text, --text-file and --tokens (see mlx-mamba score --help)");
   }
@@ -71,7 +71,7 @@ void print_json(const std::vector<int32_t>& ids, const generate::Score& score) {
                  {"perplexity", score.perplexity}}));
 }
 
-int run(const Options& o) {
+int run_score(const ScoreArguments& o) {
   o.quantize.check();
   const Prompt input = read_input(o);
   if (o.logits) {
@@ -102,8 +102,8 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_score(OptionTable& table) {
+  const auto o = std::make_shared<ScoreArguments>();
   table.group("Text");
   table.text("--text", "TEXT", &o->text, "the text to score");
   table.text("--text-file", "FILE", &o->text_file, "the same from a file, byte for byte; - is standard input",
@@ -119,7 +119,7 @@ std::function<int()> declare(OptionTable& table) {
   table.flag("--json", &o->json, "one line: tokens, logprobs (the first is null), mean_loss, perplexity");
   table.text("--logits", "FILE", &o->logits,
              "write the logits too: safetensors, float32 \"logits\" (tokens, vocabulary)", Offer::kFiles);
-  return [o] { return run(*o); };
+  return [o] { return run_score(*o); };
 }
 
 }  // namespace
@@ -132,6 +132,6 @@ const Command kScore = {
     "  mlx-mamba score --model state-spaces/mamba-130m --text-file book.txt --json\n"
     "  mlx-mamba score --adapter run/adapter --text-file chapter.txt\n"
     "  mlx-mamba score --tokens 1,2,3 --logits logits.safetensors\n",
-    declare};
+    declare_score};
 
 }  // namespace mamba::cli

@@ -15,7 +15,7 @@
 namespace mamba::cli {
 namespace {
 
-struct Options {
+struct TokenizeArguments {
   ModelOptions model;
   std::optional<std::string> tokenizer;
   std::optional<std::string> text;
@@ -25,7 +25,7 @@ struct Options {
   bool no_special = false;
 };
 
-text::Tokenizer load_tokenizer(const Options& o) {
+text::Tokenizer load_tokenizer(const TokenizeArguments& o) {
   if (o.tokenizer) {
     return text::Tokenizer::from_file(*o.tokenizer);
   }
@@ -36,7 +36,7 @@ text::Tokenizer load_tokenizer(const Options& o) {
   return text::Tokenizer::from_file(file);
 }
 
-int run(const Options& o) {
+int run_tokenize(const TokenizeArguments& o) {
   if (o.model.model && o.tokenizer) {
     throw UsageError("give one of --model and --tokenizer");
   }
@@ -57,8 +57,8 @@ int run(const Options& o) {
   return 0;
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_tokenize(OptionTable& table) {
+  const auto o = std::make_shared<TokenizeArguments>();
   table.group("Input");
   table.text("--text", "TEXT", &o->text, "the text to split into tokens");
   table.text("--text-file", "FILE", &o->text_file, "the same from a file, byte for byte; - is standard input",
@@ -71,7 +71,7 @@ std::function<int()> declare(OptionTable& table) {
   table.flag("--json", &o->json, "ids as a list, or the decoded text as a string");
   table.flag("--no-special", &o->no_special,
              "leave out what the tokenizer adds around a text; with --decode, leave out special tokens");
-  return [o] { return run(*o); };
+  return [o] { return run_tokenize(*o); };
 }
 
 }  // namespace
@@ -82,6 +82,6 @@ const Command kTokenize = {
     "  mlx-mamba tokenize --text \"To be, or not to be\"\n"
     "  mlx-mamba tokenize --tokenizer tokenizer.json --text-file book.txt --json\n"
     "  mlx-mamba tokenize --decode 1,2,3\n",
-    declare};
+    declare_tokenize};
 
 }  // namespace mamba::cli

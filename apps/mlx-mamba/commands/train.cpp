@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace mx = mlx::core;
 
-struct Options {
+struct TrainArguments {
   TrainingOptions training;
   std::optional<std::string> init;
   std::optional<std::string> tokenizer;
@@ -39,7 +39,7 @@ constexpr int kVocabMultiple = 8;  // as the official implementation pads
 constexpr std::string_view kLearnt = "train:";  // --tokenizer train:N
 
 // `learnt_into`: where a tokenizer that is made now is put.
-fs::path find_tokenizer(const Options& o, const RunPlan& plan, const fs::path& learnt_into) {
+fs::path find_tokenizer(const TrainArguments& o, const RunPlan& plan, const fs::path& learnt_into) {
   if (o.tokenizer && o.tokenizer->starts_with(kLearnt)) {
     const std::string number = o.tokenizer->substr(kLearnt.size());
     int64_t size = 0;
@@ -65,7 +65,7 @@ fs::path find_tokenizer(const Options& o, const RunPlan& plan, const fs::path& l
   return {};
 }
 
-models::Config new_config(const Options& o, const fs::path& tokenizer) {
+models::Config new_config(const TrainArguments& o, const fs::path& tokenizer) {
   models::Config config{.d_model = o.d_model.value_or(256),
                         .n_layer = o.n_layer.value_or(8),
                         .d_state = o.d_state.value_or(16),
@@ -94,7 +94,7 @@ models::Config new_config(const Options& o, const fs::path& tokenizer) {
   return config;
 }
 
-models::MambaLM start_model(const RunPlan& plan, const Options& o, const fs::path& tokenizer) {
+models::MambaLM start_model(const RunPlan& plan, const TrainArguments& o, const fs::path& tokenizer) {
   if (plan.checkpoint) {
     return models::load_model(*plan.checkpoint, mx::float32);
   }
@@ -109,7 +109,7 @@ models::MambaLM start_model(const RunPlan& plan, const Options& o, const fs::pat
   return model;
 }
 
-int run(const Options& o) {
+int run_train(const TrainArguments& o) {
   o.training.machine.prepare_machine();
   RunPlan plan = plan_run(o.training, "train", train::Settings());
   const TemporaryDirectory learnt;
@@ -133,8 +133,8 @@ int run(const Options& o) {
   return execute(plan, whole_model(plan, model, tokenizer));
 }
 
-std::function<int()> declare(OptionTable& table) {
-  const auto o = std::make_shared<Options>();
+std::function<int()> declare_train(OptionTable& table) {
+  const auto o = std::make_shared<TrainArguments>();
   const auto size = [&](const char* name, const char* value_name, std::optional<int>* value, const char* help) {
     table.integer(
         name, value_name, [value](int64_t n) { *value = static_cast<int>(n); }, 1, 1 << 20, help);
@@ -152,7 +152,7 @@ std::function<int()> declare(OptionTable& table) {
   size("--vocab", "N", &o->vocab, "rows of the embeddings (default: the tokenizer's, rounded up to 8)");
   o->training.declare_settings(table, {.lr = "0.001", .steps = "1000", .batch_size = "8"});
   o->training.declare_run(table);
-  return [o] { return run(*o); };
+  return [o] { return run_train(*o); };
 }
 
 }  // namespace
@@ -164,6 +164,6 @@ const Command kTrain = {"train", "Trains a model from scratch, or goes on with a
                         "  mlx-mamba train --data shakespeare.txt --tokenizer train:1024 --out run\n"
                         "  mlx-mamba train --out run --resume\n"
                         "  mlx-mamba generate --model run/best --prompt \"ROMEO:\"\n",
-                        declare};
+                        declare_train};
 
 }  // namespace mamba::cli

@@ -12,6 +12,9 @@
 
 namespace mamba::train {
 
+inline const std::filesystem::path kTokenizer =
+    std::filesystem::path(MAMBA_SOURCE_DIR) / "assets/shakespeare/tokenizer.json";
+
 // The bytes of a .npy of version `version` with this header text and data.
 inline std::string npy_bytes(const std::string& header, std::string_view data, int version = 1) {
   std::string out = "\x93NUMPY";

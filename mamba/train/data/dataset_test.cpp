@@ -14,8 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
-const fs::path kTokenizer = fs::path(MAMBA_SOURCE_DIR) / "assets/shakespeare/tokenizer.json";
-
 class DatasetTest : public testing::Test {
  protected:
   std::shared_ptr<const Dataset> open(const std::vector<fs::path>& paths, int64_t vocab_size = 65536) {

@@ -21,8 +21,6 @@ namespace fs = std::filesystem;
 namespace mx = mlx::core;
 using testing::HasSubstr;
 
-const fs::path kTokenizer = fs::path(MAMBA_SOURCE_DIR) / "assets/shakespeare/tokenizer.json";
-
 TEST(Packing, IsTightAndKeepsTheOrder) {
   const Packing packing(std::vector<int64_t>{3, 8, 2, 5, 10, 1, 1}, 10);
   // 3 + 2 + 5, 8 + 1 + 1 and 10 alone.

@@ -16,7 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
-const fs::path kTokenizer = fs::path(MAMBA_SOURCE_DIR) / "assets/shakespeare/tokenizer.json";
 constexpr int64_t kLength = 7;
 
 class Segmentations : public testing::Test {

@@ -17,8 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
-const fs::path kTokenizer = fs::path(MAMBA_SOURCE_DIR) / "assets/shakespeare/tokenizer.json";
-
 // Words of many lengths, numbers, runs of blanks and marks, accents and characters without blanks between them.
 std::string awkward_text(size_t size, const char* extra = "") {
   const std::vector<std::string> words = {"the",  "crown's",   "O!\n",         "\n\n",       "  ",   " ",
