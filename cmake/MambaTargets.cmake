@@ -10,7 +10,9 @@ if(MAMBA_PRECOMPILED_HEADERS AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND MAMBA_WARNINGS -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow -Wno-subobject-linkage)
 endif()
 if(MAMBA_SANITIZE)
-  add_compile_options(-fsanitize=${MAMBA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
+  # A fuzzer's counters of paths go where a fuzz target looks for them alone (FUZZED).
+  string(REPLACE ",fuzzer-no-link" "" _mamba_sanitizers "${MAMBA_SANITIZE}")
+  add_compile_options(-fsanitize=${_mamba_sanitizers} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
   add_compile_definitions(MAMBA_SANITIZED)
   add_link_options(-fsanitize=${MAMBA_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
@@ -29,6 +31,22 @@ function(mamba_target_defaults target)
   endif()
 endfunction()
 
+# mamba_fuzzed(target): fuzz targets look for paths through it.
+function(mamba_fuzzed target)
+  if(MAMBA_SANITIZE MATCHES fuzzer)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
+endfunction()
+
+# mamba_compile_quickly(target): for code whose own run time nobody notices. Comes after the build type's options.
+function(mamba_compile_quickly target)
+  if(MAMBA_SANITIZE)
+    target_compile_options(${target} PRIVATE -O0)
+  else()
+    target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endif()
+endfunction()
+
 # mamba_precompile_headers(target headers...): reads what most sources include once for all of them.
 function(mamba_precompile_headers target)
   if(MAMBA_PRECOMPILED_HEADERS)
@@ -38,12 +56,15 @@ function(mamba_precompile_headers target)
   endif()
 endfunction()
 
-# mamba_add_layer(base SOURCES a.cpp ... [LINKS targets...] [PRIVATE_LINKS targets...]): target mamba_<name>.
+# mamba_add_layer(base [FUZZED] SOURCES a.cpp ... [LINKS targets...] [PRIVATE_LINKS targets...]): target mamba_<name>.
 # LINKS repeats the layer picture: what a folder may include is what it links.
 function(mamba_add_layer name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  cmake_parse_arguments(arg "FUZZED" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
   add_library(mamba_${name} STATIC ${arg_SOURCES})
   mamba_target_defaults(mamba_${name})
+  if(arg_FUZZED)
+    mamba_fuzzed(mamba_${name})
+  endif()
   target_link_libraries(mamba_${name} PUBLIC ${arg_LINKS} PRIVATE ${arg_PRIVATE_LINKS})
   set_property(GLOBAL APPEND PROPERTY MAMBA_LAYERS mamba_${name})
 endfunction()
@@ -74,19 +95,19 @@ endfunction()
 
 function(mamba_test_defaults target)
   mamba_target_defaults(${target})
-  # What is tested is optimised; the tests themselves only take longer to compile so. Comes after the build type's -O3.
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  mamba_compile_quickly(${target})  # what is tested is optimised, the tests themselves need not be
   target_compile_definitions(${target} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 endfunction()
 
 # mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...] [SHARDS n]): one GoogleTest program, one ctest
-# entry; n of them, <name>_1 and so on, where one would keep the others' processors waiting.
+# entry; n of them, <name>_1 and so on, where one would keep the others' processors waiting. COST is about how many seconds
+# it takes with sanitizers, where that is many: what takes long starts first.
 # Tests run with kernels required, so that a missing one is a failure and not a slow pass.
 function(mamba_add_test name)
   if(NOT MAMBA_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(arg "" "TIMEOUT;SHARDS" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "" "TIMEOUT;SHARDS;COST" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
@@ -126,6 +147,14 @@ function(mamba_add_test name)
     if(arg_LABELS)
       set_tests_properties(${entry} PROPERTIES LABELS "${arg_LABELS}")
     endif()
+    if(arg_COST)
+      set_tests_properties(${entry} PROPERTIES COST ${arg_COST})
+    endif()
+    if("mamba_ops_gpu_host" IN_LIST arg_LINKS)
+      # A second stack for each of a group's fibers would take most of the time: two thirds of it, measured.
+      set_tests_properties(${entry} PROPERTIES
+        ENVIRONMENT_MODIFICATION ASAN_OPTIONS=string_append::detect_stack_use_after_return=0)
+    endif()
   endforeach()
 endfunction()
 
@@ -137,6 +166,7 @@ function(mamba_add_fuzzer name source)
   endif()
   add_executable(fuzz_${name} ${source})
   mamba_target_defaults(fuzz_${name})
+  mamba_fuzzed(fuzz_${name})
   target_link_libraries(fuzz_${name} PRIVATE ${ARGN})
   target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
   add_test(NAME fuzz_${name} COMMAND sh ${CMAKE_SOURCE_DIR}/tools/run_fuzzer.sh $<TARGET_FILE:fuzz_${name}>
