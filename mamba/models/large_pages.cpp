@@ -38,16 +38,15 @@ void move_to_large_pages(MambaLM& model) {
   model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) {
     total += lies_in_file(matrix) ? WeightBlock::room(matrix.weight.nbytes()) : 0;
   });
-  if (total < kWorthwhile) {
-    return;
+  if (total >= kWorthwhile) {
+    WeightBlock block(total);
+    model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) {
+      if (lies_in_file(matrix)) {
+        copy(matrix.weight.data<char>(), matrix.weight.nbytes(), block.next());
+        matrix.weight = block.take(matrix.weight.shape(), matrix.weight.dtype());
+      }
+    });
   }
-  WeightBlock block(total);
-  model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) {
-    if (lies_in_file(matrix)) {
-      copy(matrix.weight.data<char>(), matrix.weight.nbytes(), block.next());
-      matrix.weight = block.take(matrix.weight.shape(), matrix.weight.dtype());
-    }
-  });
   model.prepare();
 }
 

@@ -12,6 +12,7 @@
 #include "mamba/models/checkpoint.h"
 #include "mamba/models/initialize.h"
 #include "mamba/models/registry.h"
+#include "mamba/ops/model_step/cpu_step.h"
 
 namespace mamba::models {
 namespace {
@@ -71,6 +72,7 @@ TEST(LargePages, HoldWhatTheFileDid) {
     ASSERT_GT(mapped, 0);
     const std::string logits = logits_of(model, 37);
     move_to_large_pages(model);
+    EXPECT_EQ(model.steps_stacked(1), ops::can_step_on_cpu(mx::to_stream({})));
     EXPECT_EQ(in_files(model), std::pair(0, all));
     EXPECT_EQ(logits_of(model, 37), logits);
     EXPECT_EQ(parameters(model), before);
@@ -88,6 +90,7 @@ TEST(LargePages, LeaveSmallModelsInTheirFile) {
   const int mapped = in_files(model).first;
   ASSERT_GT(mapped, 0);
   move_to_large_pages(model);
+  EXPECT_EQ(model.steps_stacked(1), ops::can_step_on_cpu(mx::to_stream({})));
   EXPECT_EQ(in_files(model).first, mapped);
 }
 

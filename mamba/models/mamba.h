@@ -87,6 +87,7 @@ class MambaLM {
 
   // Every matrix that may be quantised, by path: the embeddings, visit_linears()'s, and the output layer where it is
   // one of its own. Who changes which ones are quantised calls set_quantization() with what config() then says of it.
+  // Undoes what prepare() reads for steps on CPUs: prepare() afterwards.
   void visit_matrices(const std::string& path, const nn::MatrixVisitor& visitor);
   void set_quantization(std::optional<QuantizationConfig> quantization);
   bool is_quantized() const { return config_.quantization.has_value(); }
