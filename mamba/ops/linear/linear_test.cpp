@@ -562,28 +562,27 @@ void check_awkward_sizes() {
   }
 }
 
-// The path of processors that multiply bfloat16, taken with float32 on all.
-TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
-  linear_detail::set_always_onednn(true);
-  EXPECT_TRUE(linear_detail::onednn_multiplies(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
+void check_all() {
   check_awkward_sizes();
   check_batches();
   check_low_rank();
   check_gradients();
   check_gradients_with_spans();
   check_gradients_for_any_threads();
+}
+
+// The path of processors that multiply bfloat16, taken with float32 on all.
+TEST(LinearByOnednn, HoldsWhatTheOtherKernelsHold) {
+  linear_detail::set_always_onednn(true);
+  EXPECT_TRUE(linear_detail::onednn_multiplies(linear_detail::Float::kFloat32, linear_detail::Float::kFloat32));
+  check_all();
   linear_detail::set_always_onednn(false);
 }
 
 // The path of processors with AMX, on tiles of plain C++ where there are none.
 TEST(LinearByTiles, HoldsWhatTheOtherKernelsHold) {
   linear_detail::amx::set_emulated(!cpu::has_tiles());
-  check_awkward_sizes();
-  check_batches();
-  check_low_rank();
-  check_gradients();
-  check_gradients_with_spans();
-  check_gradients_for_any_threads();
+  check_all();
   linear_detail::amx::set_emulated(false);
 }
 
