@@ -7,8 +7,8 @@
 
 namespace mamba::ops::cpu {
 
-// Whether the processor multiplies tiles of bfloat16 and the system lets this process use them. The first call asks for
-// that, on behalf of all threads.
+// Whether the processor multiplies tiles of bfloat16 and of bytes, and the system lets this process use them. The first
+// call asks for that, on behalf of all threads.
 bool has_tiles();
 
 }  // namespace mamba::ops::cpu

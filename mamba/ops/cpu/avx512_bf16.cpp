@@ -27,7 +27,8 @@ bool cpu::has_bf16_products() {
 #ifdef MAMBA_AVX512_BF16
   static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                          __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bf16");
+                          __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+                          __builtin_cpu_supports("avx512bf16");
 #ifdef MAMBA_SANITIZED
   constexpr int64_t kBest = HWY_AVX2;
 #else

@@ -6,7 +6,7 @@
 #define MAMBA_AVX512_BF16 1
 #include <immintrin.h>
 
-#define MAMBA_AVX512_BF16_TARGET "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16"
+#define MAMBA_AVX512_BF16_TARGET "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni,avx512bf16"
 #define MAMBA_AVX512_BF16_QUOTED(text) _Pragma(#text)
 #define MAMBA_AVX512_BF16_PRAGMA(text) MAMBA_AVX512_BF16_QUOTED(text)
 #if defined(__clang__)

@@ -53,6 +53,7 @@ int64_t many_rows_workspace(int64_t m, int64_t k);
 void many_rows(const Product& product, float* workspace);
 // For tests: tiles of plain C++ in place of the processor's, where cpu::has_bf16_products().
 void set_emulated(bool on);
+bool is_emulated();
 }  // namespace amx
 
 // The same on units that multiply pairs.

@@ -168,11 +168,15 @@ void multiply_all(const Product& product, float* workspace) {
 
 bool amx::can_multiply(const Product& product) {
   return product.k > 0 && product.left.rows.type == Float::kBfloat16 && product.right.matrix.type == Float::kBfloat16 &&
-         cpu::has_bf16_products() && (emulates.load(std::memory_order_relaxed) || cpu::has_tiles());
+         cpu::has_bf16_products() && (is_emulated() || cpu::has_tiles());
 }
 
 void amx::set_emulated(bool on) {
   emulates.store(on);
+}
+
+bool amx::is_emulated() {
+  return emulates.load(std::memory_order_relaxed);
 }
 
 int64_t amx::many_rows_workspace(int64_t m, int64_t k) {
@@ -181,7 +185,7 @@ int64_t amx::many_rows_workspace(int64_t m, int64_t k) {
 
 void amx::many_rows(const Product& product, float* workspace) {
 #ifdef MAMBA_AMX
-  if (!emulates.load(std::memory_order_relaxed)) {
+  if (!is_emulated()) {
     multiply_all<ProcessorTiles>(product, workspace);
     return;
   }
@@ -199,6 +203,9 @@ bool amx::can_multiply(const Product&) {
   return false;
 }
 void amx::set_emulated(bool) {}
+bool amx::is_emulated() {
+  return false;
+}
 int64_t amx::many_rows_workspace(int64_t, int64_t) {
   return 0;
 }

@@ -1,7 +1,8 @@
-// Pieces of amx::many_rows: tiles of 16 rows of 64 bytes, those of the processor and a stand-in of plain C++, by which
+// Pieces of products on AMX: tiles of 16 rows of 64 bytes, those of the processor and a stand-in of plain C++, by which
 // tests run everything around them on any processor. A tile is named by a number known when it is compiled.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -14,15 +15,24 @@ namespace {
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTileRowBytes = 64;
 
+constexpr int kTiles = 8;
+
+// Tiles may be smaller than they could be.
+struct TileShape {
+  int64_t rows = kTileRows;
+  int64_t row_bytes = kTileRowBytes;
+};
+using TileShapes = std::array<TileShape, kTiles>;
+
 #ifdef MAMBA_AMX
 // The tiles of the thread that made it, until it goes.
 class ProcessorTiles {
  public:
-  ProcessorTiles() {
+  explicit ProcessorTiles(const TileShapes& shapes = {}) {
     Config config;
-    for (int i = 0; i < 8; ++i) {
-      config.row_bytes[i] = kTileRowBytes;
-      config.rows[i] = kTileRows;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      config.row_bytes[i] = static_cast<uint16_t>(shapes[i].row_bytes);
+      config.rows[i] = static_cast<uint8_t>(shapes[i].rows);
     }
     asm volatile("ldtilecfg %0" ::"m"(config));
   }
@@ -54,6 +64,12 @@ class ProcessorTiles {
   __attribute__((always_inline)) void multiply() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kLeft), "i"(kRight));
   }
+  // The same of signed bytes and unsigned ones, four of each: int32 sums [i][j] += left [i][4 p + q] right [p][4 j +
+  // q].
+  template <int kSums, int kLeft, int kRight>
+  __attribute__((always_inline)) void multiply_bytes() {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kLeft), "i"(kRight));
+  }
 
  private:
   struct alignas(64) Config {
@@ -68,14 +84,18 @@ class ProcessorTiles {
 
 class EmulatedTiles {
  public:
+  explicit EmulatedTiles(const TileShapes& shapes = {}) : shapes_(shapes) {}
+
   template <int kTile>
   void zero() {
     std::memset(tiles_[kTile], 0, sizeof(Tile));
   }
   template <int kTile>
   void load(const void* from, int64_t stride) {
-    for (int64_t row = 0; row < kTileRows; ++row) {
-      std::memcpy(tiles_[kTile][row], static_cast<const char*>(from) + row * stride, kTileRowBytes);
+    zero<kTile>();
+    const auto bytes = static_cast<size_t>(shapes_[kTile].row_bytes);
+    for (int64_t row = 0; row < shapes_[kTile].rows; ++row) {
+      std::memcpy(tiles_[kTile][row], static_cast<const char*>(from) + row * stride, bytes);
     }
   }
   template <int kTile>
@@ -84,8 +104,9 @@ class EmulatedTiles {
   }
   template <int kTile>
   void store(void* to, int64_t stride) {
-    for (int64_t row = 0; row < kTileRows; ++row) {
-      std::memcpy(static_cast<char*>(to) + row * stride, tiles_[kTile][row], kTileRowBytes);
+    const auto bytes = static_cast<size_t>(shapes_[kTile].row_bytes);
+    for (int64_t row = 0; row < shapes_[kTile].rows; ++row) {
+      std::memcpy(static_cast<char*>(to) + row * stride, tiles_[kTile][row], bytes);
     }
   }
   template <int kSums, int kLeft, int kRight>
@@ -106,6 +127,19 @@ class EmulatedTiles {
       }
     }
   }
+  template <int kSums, int kLeft, int kRight>
+  void multiply_bytes() {
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      for (int64_t p = 0; p < 16; ++p) {
+        const auto x = std::bit_cast<std::array<int8_t, 4>>(tiles_[kLeft][i][p]);
+        for (int64_t j = 0; j < 16; ++j) {
+          const auto y = std::bit_cast<std::array<uint8_t, 4>>(tiles_[kRight][p][j]);
+          const int sum = x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3];
+          tiles_[kSums][i][j] += static_cast<uint32_t>(sum);
+        }
+      }
+    }
+  }
 
  private:
   using Tile = uint32_t[kTileRows][kTileRowBytes / 4];
@@ -113,7 +147,8 @@ class EmulatedTiles {
   static float low(uint32_t pair) { return std::bit_cast<float>(pair << 16); }
   static float high(uint32_t pair) { return std::bit_cast<float>(pair & 0xFFFF0000); }
 
-  Tile tiles_[8] = {};
+  TileShapes shapes_;
+  Tile tiles_[kTiles] = {};
 };
 
 }  // namespace

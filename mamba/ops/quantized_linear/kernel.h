@@ -45,17 +45,6 @@ struct Packed : Format {
   const uint8_t* block(int64_t index) const { return tiles + index * block_bytes(); }
 };
 
-// Codes of 8 bits are packed as sign and magnitude of code - 127.5: the lower bits are what stands before the .5, the
-// highest is set below 0. Four codes from one form to the other and back:
-constexpr uint32_t sign_and_magnitude(uint32_t codes) {
-  const uint32_t below = ~codes & 0x80808080u;
-  return codes ^ 0x80808080u ^ (below - (below >> 7));
-}
-constexpr uint32_t plain_codes(uint32_t packed) {
-  const uint32_t below = packed & 0x80808080u;
-  return packed ^ 0x80808080u ^ (below - (below >> 7));
-}
-
 // Floats of workspace for `rows` rows of x.
 int64_t few_rows_workspace(int64_t rows, int64_t k);
 
@@ -82,6 +71,13 @@ void columns(const Packed& weight, int64_t rows, const float* packed, const floa
 // linear_detail::PanelSource has them.
 void pack_panel(const Packed& weight, int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* panel);
 }  // namespace bf16
+
+// bf16::columns() on tiles, to the same bits, where can_multiply() so many rows.
+namespace amx {
+bool can_multiply(int64_t rows);
+void columns(const Packed& weight, int64_t rows, const float* packed, const float* bias, int64_t begin, int64_t end,
+             const OutRows& y);
+}  // namespace amx
 
 // Row `row` of W, rounded once to `type`. On the calling thread.
 void dequantize_row(const Quantized& weight, int64_t row, Float type, void* to);

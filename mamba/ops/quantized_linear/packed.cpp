@@ -51,11 +51,9 @@ struct Parts {
   Byte* biases;
 };
 
-// Calls with_word(part's word, tile's word) and with_scale(part's bytes, tile's bytes) for all that a block's rows
-// have.
-template <typename Byte, typename TileByte, typename WithWord, typename WithScale>
-void walk_block(const Packed& format, const Parts<Byte>& parts, int64_t block, TileByte* tile,
-                const WithWord& with_word, const WithScale& with_scale) {
+// Calls move(part's bytes, tile's bytes, how many) for all that a block's rows have.
+template <typename Byte, typename TileByte, typename Move>
+void walk_block(const Packed& format, const Parts<Byte>& parts, int64_t block, TileByte* tile, const Move& move) {
   constexpr int64_t kWord = 4;
   const int64_t size = linear_detail::size_of(format.type);
   const int64_t first = block * Packed::kColumns;
@@ -64,44 +62,25 @@ void walk_block(const Packed& format, const Parts<Byte>& parts, int64_t block, T
     for (int64_t j = 0; j < rows; ++j) {
       Byte* const codes = parts.codes + (first + j) * format.row_bytes() + g * format.group_words() * kWord;
       for (int64_t w = 0; w < format.group_words(); ++w) {
-        with_word(codes + w * kWord, tile + (w * Packed::kColumns + j) * kWord);
+        move(codes + w * kWord, tile + (w * Packed::kColumns + j) * kWord, kWord);
       }
       const int64_t number = ((first + j) * format.groups() + g) * size;
       TileByte* const scales = tile + format.code_bytes();
-      with_scale(parts.scales + number, scales + j * size);
-      with_scale(parts.biases + number, scales + format.scale_bytes() + j * size);
+      move(parts.scales + number, scales + j * size, size);
+      move(parts.biases + number, scales + format.scale_bytes() + j * size, size);
     }
   }
 }
 
-// A word from one form of codes to the other.
-template <typename Convert>
-void move_word(const uint8_t* from, uint8_t* to, const Convert& convert) {
-  uint32_t word = 0;
-  std::memcpy(&word, from, sizeof(word));
-  word = convert(word);
-  std::memcpy(to, &word, sizeof(word));
-}
-
-// Calls body(block, convert) for every block, where `convert` takes a word to the form that it has in tiles or, `back`,
-// from it.
+// Calls body(block) for every block.
 template <typename Body>
-void for_each_block(const Packed& format, bool back, const Body& body) {
+void for_each_block(const Packed& format, const Body& body) {
   constexpr int64_t kBlocksAtOnce = 4;  // some microseconds
-  const auto with = [&](const auto& convert) {
-    parallel_for(format.blocks(), kBlocksAtOnce, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        body(block, convert);
-      }
-    });
-  };
-  if (format.bits == 4) {
-    with([](uint32_t word) { return word; });
-  } else if (back) {
-    with([](uint32_t word) { return quantized_detail::plain_codes(word); });
-  } else {
-    with([](uint32_t word) { return quantized_detail::sign_and_magnitude(word); });
-  }
+  parallel_for(format.blocks(), kBlocksAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      body(block);
+    }
+  });
 }
 
 }  // namespace
@@ -123,15 +102,14 @@ void pack(const QuantizedWeight& weight, std::byte* to) {
   mx::eval(codes, scales, biases);
   const Packed packed = packed_of(weight);
   const Parts<const uint8_t> parts{codes.data<uint8_t>(), scales.data<uint8_t>(), biases.data<uint8_t>()};
-  const auto size = static_cast<size_t>(linear_detail::size_of(packed.type));
-  for_each_block(packed, false, [&](int64_t block, const auto& convert) {
+  for_each_block(packed, [&](int64_t block) {
     auto* const tiles = reinterpret_cast<uint8_t*>(to) + block * packed.block_bytes();
     if ((block + 1) * Packed::kColumns > packed.n) {
       std::memset(tiles, 0, static_cast<size_t>(packed.block_bytes()));
     }
-    walk_block(
-        packed, parts, block, tiles, [&](const uint8_t* p, uint8_t* tile) { move_word(p, tile, convert); },
-        [&](const uint8_t* p, uint8_t* tile) { std::memcpy(tile, p, size); });
+    walk_block(packed, parts, block, tiles, [](const uint8_t* part, uint8_t* tile, int64_t bytes) {
+      std::memcpy(tile, part, static_cast<size_t>(bytes));
+    });
   });
 }
 
@@ -152,12 +130,10 @@ QuantizedWeight unpack(const PackedWeight& weight) {
                       .group_size = weight.group_size,
                       .bits = weight.bits};
   const Parts<uint8_t> parts{out.codes.data<uint8_t>(), out.scales.data<uint8_t>(), out.biases.data<uint8_t>()};
-  const auto size = static_cast<size_t>(linear_detail::size_of(packed.type));
-  for_each_block(packed, true, [&](int64_t block, const auto& convert) {
-    walk_block(
-        packed, parts, block, packed.block(block),
-        [&](uint8_t* p, const uint8_t* tile) { move_word(tile, p, convert); },
-        [&](uint8_t* p, const uint8_t* tile) { std::memcpy(p, tile, size); });
+  for_each_block(packed, [&](int64_t block) {
+    walk_block(packed, parts, block, packed.block(block), [](uint8_t* part, const uint8_t* tile, int64_t bytes) {
+      std::memcpy(part, tile, static_cast<size_t>(bytes));
+    });
   });
   return out;
 }

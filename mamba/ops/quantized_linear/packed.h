@@ -8,7 +8,7 @@
 //   scales  16, in their dtype
 //   biases  16
 //
-// Codes of 8 bits are kept as sign and magnitude of code - 127.5. Nothing is lost: unpack() gives the same bits back.
+// Nothing is lost: unpack() gives the same bits back.
 #pragma once
 
 #include <mlx/array.h>

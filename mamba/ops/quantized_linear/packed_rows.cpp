@@ -52,7 +52,7 @@ HWY_NOINLINE void multiply_columns(const Packed& weight, const uint8_t* tile, in
       VU word[kVectors];
       MAMBA_CPU_UNROLL(4)
       for (int v = 0; v < kVectors; ++v) {
-        word[v] = packed_word<kBits>(hn::LoadU(DU(), codes + w * kBlockColumns + v * kLanes));
+        word[v] = hn::LoadU(DU(), codes + w * kBlockColumns + v * kLanes);
       }
       MAMBA_CPU_UNROLL(8)
       for (int c = 0; c < 32 / kBits; ++c) {

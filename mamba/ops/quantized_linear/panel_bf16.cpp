@@ -13,19 +13,6 @@ MAMBA_AVX512_BF16_BEGIN
 namespace mamba::ops::quantized_detail {
 namespace {
 
-// Words of packed codes as words of codes: plain_codes() of each.
-template <int kBits>
-__m512i plain_word(__m512i word) {
-  if constexpr (kBits == 4) {
-    return word;
-  } else {
-    const __m512i signs = _mm512_set1_epi32(static_cast<int>(0x80808080u));
-    const __m512i below = _mm512_and_si512(word, signs);
-    const __m512i turned = _mm512_sub_epi32(below, _mm512_srli_epi32(below, 7));
-    return _mm512_xor_si512(_mm512_xor_si512(word, signs), turned);
-  }
-}
-
 // Groups [begin, end) of a block: pair p of them to to[p * stride ...].
 template <int kBits>
 void pack_block(const Packed& weight, const uint8_t* block, int64_t begin, int64_t end, uint32_t* to, int64_t stride) {
@@ -39,7 +26,7 @@ void pack_block(const Packed& weight, const uint8_t* block, int64_t begin, int64
     const __m512 scale = load_sixteen(weight.type, scales);
     const __m512 bias = load_sixteen(weight.type, scales + weight.scale_bytes());
     for (int64_t w = 0; w < weight.group_words(); ++w) {
-      __m512i word = plain_word<kBits>(_mm512_loadu_si512(tile + w * 64));
+      __m512i word = _mm512_loadu_si512(tile + w * 64);
       const auto next = [&]() __attribute__((always_inline)) {
         const __m512 code = _mm512_cvtepi32_ps(_mm512_and_si512(word, mask));
         word = _mm512_srli_epi32(word, kBits);

@@ -43,17 +43,6 @@ HWY_INLINE VU load_nibbles(const uint8_t* p) {
 }
 #endif
 
-// Words of packed codes as words of codes.
-template <int kBits>
-HWY_INLINE VU packed_word(VU word) {
-  if constexpr (kBits == 4) {
-    return word;
-  } else {
-    const VU below = hn::And(word, hn::Set(DU(), 0x80808080u));
-    return hn::Xor(hn::Xor(word, hn::Set(DU(), 0x80808080u)), hn::Sub(below, hn::ShiftRight<7>(below)));
-  }
-}
-
 // The first `count` <= kLanes elements, then zeros.
 template <typename T>
 HWY_INLINE VF load_first(const T* p, int64_t count) {

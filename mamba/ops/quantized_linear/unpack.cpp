@@ -62,8 +62,7 @@ void dequantize_packed_row_impl(const Packed& weight, int64_t row, Float type, v
   for (int64_t g = 0; g < weight.groups(); ++g, tile += weight.tile_bytes()) {
     const auto* codes = reinterpret_cast<const uint32_t*>(tile) + column;
     for (int64_t w = 0; w < weight.group_words(); ++w) {
-      const uint32_t word = codes[w * Packed::kColumns];
-      words[w] = weight.bits == 8 ? plain_codes(word) : word;
+      words[w] = codes[w * Packed::kColumns];
     }
     simd::with_type(weight.type, tile + weight.code_bytes(), [&](auto* scales) HWY_ATTR {
       dequantize_codes(weight, reinterpret_cast<const uint8_t*>(words), set_to(scales + column),
