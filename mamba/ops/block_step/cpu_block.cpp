@@ -24,6 +24,15 @@ using linear_detail::Weights;
 
 // Channels of the scan to a range: whole vectors and blocks of dt_proj's columns.
 constexpr int64_t kScanStep = 48;
+constexpr int64_t kVector = 16;
+
+// So many are normalised by all threads, although these have to meet once more.
+constexpr int64_t kManySequences = 4;
+
+// Whether what a product reads is packed in parts, each by the thread that has made it.
+bool in_parts(const Weights& matrix) {
+  return matrix.few_part_step() < matrix.k;
+}
 
 Float float_of(cpu::Element element) {
   return element == cpu::Element::kFloat32    ? Float::kFloat32
@@ -167,7 +176,8 @@ StepBuffers::StepBuffers(const CpuBlock& block, int64_t batch_, cpu::Element ele
   y = buffer(element, D);
   out = buffer(element, block.width());
   packed_offset_ = floats_;
-  floats_ += few_workspace;
+  packed_channels_offset_ = packed_offset_ + few_workspace;
+  floats_ = packed_channels_offset_ + few_workspace;
 }
 
 void StepBuffers::place(float* memory) {
@@ -181,19 +191,21 @@ void StepBuffers::place(float* memory) {
     }
   }
   packed = memory + packed_offset_;
+  packed_channels = memory + packed_channels_offset_;
 }
 
-void normalise(const CpuNorm& norm, const Weights& next, StepBuffers& buffers) {
+void normalise(const CpuNorm& norm, const Weights& next, StepBuffers& buffers, int64_t begin, int64_t end) {
+  const auto row = static_cast<size_t>(begin);
   norm::Inputs in{};
   in.batch = 1;
-  in.length = buffers.batch;
+  in.length = end - begin;
   in.channels = norm.weight.shape(0);
   in.eps = norm.eps;
   in.element = buffers.residual;
-  in.x = {buffers.h.data, 0, in.channels};
+  in.x = {buffers.h.out.rows[row], 0, in.channels};
   in.weight = cpu::numbers_of(norm.weight);
-  norm::forward(in, {buffers.normed.data, buffers.element, nullptr, cpu::Element::kFloat32});
-  next.pack_few(buffers.normed.rows, 0, buffers.batch, buffers.packed);
+  norm::forward(in, {buffers.normed.out.rows[row], buffers.element, nullptr, cpu::Element::kFloat32});
+  next.pack_few(buffers.normed.rows, begin, end, buffers.packed);
 }
 
 BlockRun::BlockRun(const CpuBlock& block, StepBuffers& buffers, const States& states, const Next& next)
@@ -222,40 +234,58 @@ BlockRun::BlockRun(const CpuBlock& block, StepBuffers& buffers, const States& st
 
 void BlockRun::append_phases(std::vector<Phase>& phases) {
   using Then = FunctionRef<void()>;
+  Phase in = {.count = block_.in_proj->n,
+              .grain = block_.in_proj->few_step(),
+              .body = RangeFn::to<&BlockRun::project_in>(*this)};
+  if (in_parts(*block_.x_proj)) {
+    in.grain = std::lcm(in.grain, block_.x_proj->few_part_step());
+  } else {
+    in.then = Then::to<&BlockRun::pack_u>(*this);
+  }
+  phases.push_back(in);
   // x_proj has few columns, of which each thread must get as many: whole blocks of quantised ones, 8 of floats.
   const int64_t x_step = std::gcd(block_.x_proj->few_step(), int64_t{16});
-  phases.push_back({.count = block_.in_proj->n,
-                    .grain = block_.in_proj->few_step(),
-                    .body = RangeFn::to<&BlockRun::project_in>(*this),
-                    .then = Then::to<&BlockRun::pack_u>(*this)});
   phases.push_back({.count = block_.x_proj->n,
                     .grain = x_step,
                     .body = RangeFn::to<&BlockRun::project_x>(*this),
                     .then = Then::to<&BlockRun::pack_dt>(*this)});
-  phases.push_back({.count = block_.dt_proj->n,
-                    .grain = kScanStep,
-                    .body = RangeFn::to<&BlockRun::scan>(*this),
-                    .then = Then::to<&BlockRun::pack_y>(*this)});
-  phases.push_back({.count = block_.out_proj->n,
-                    .grain = block_.out_proj->few_step(),
-                    .body = RangeFn::to<&BlockRun::project_out>(*this),
-                    .then = Then::to<&BlockRun::finish>(*this)});
+  Phase scan = {.count = block_.dt_proj->n, .grain = kScanStep, .body = RangeFn::to<&BlockRun::scan>(*this)};
+  if (in_parts(*block_.out_proj)) {
+    scan.grain = std::lcm(kVector, block_.out_proj->few_part_step());
+  } else {
+    scan.then = Then::to<&BlockRun::pack_y>(*this);
+  }
+  phases.push_back(scan);
+  Phase out = {.count = block_.out_proj->n,
+               .grain = block_.out_proj->few_step(),
+               .body = RangeFn::to<&BlockRun::project_out>(*this)};
+  if (buffers_.batch < kManySequences) {
+    out.then = Then::to<&BlockRun::finish>(*this);
+    phases.push_back(out);
+  } else {
+    phases.push_back(out);
+    phases.push_back({.count = buffers_.batch, .grain = 1, .body = RangeFn::to<&BlockRun::finish_some>(*this)});
+  }
 }
 
 void BlockRun::project_in(int64_t begin, int64_t end) {
   block_.in_proj->few_columns(buffers_.packed, buffers_.batch, buffers_.normed.rows.type, data_of(block_.in_bias),
                               begin, end, buffers_.xz.out);
   if (begin < block_.channels()) {
-    convolve(channels_, begin, std::min<int64_t>(end, block_.channels()));
+    end = std::min<int64_t>(end, block_.channels());
+    convolve(channels_, begin, end);
+    if (in_parts(*block_.x_proj)) {
+      block_.x_proj->pack_few_part(buffers_.u.rows, begin, end, buffers_.packed_channels);
+    }
   }
 }
 
 void BlockRun::pack_u() {
-  block_.x_proj->pack_few(buffers_.u.rows, 0, buffers_.batch, buffers_.packed);
+  block_.x_proj->pack_few(buffers_.u.rows, 0, buffers_.batch, buffers_.packed_channels);
 }
 
 void BlockRun::project_x(int64_t begin, int64_t end) {
-  block_.x_proj->few_columns(buffers_.packed, buffers_.batch, buffers_.u.rows.type, nullptr, begin, end,
+  block_.x_proj->few_columns(buffers_.packed_channels, buffers_.batch, buffers_.u.rows.type, nullptr, begin, end,
                              buffers_.dt_B_C.out);
 }
 
@@ -268,15 +298,18 @@ void BlockRun::scan(int64_t begin, int64_t end) {
   block_.dt_proj->few_columns(buffers_.packed, buffers_.batch, buffers_.dt_B_C.rows.type, nullptr, begin, end,
                               buffers_.delta.out);
   step::scan(channels_, begin, end);
+  if (in_parts(*block_.out_proj)) {
+    block_.out_proj->pack_few_part(buffers_.y.rows, begin, end, buffers_.packed_channels);
+  }
 }
 
 void BlockRun::pack_y() {
-  block_.out_proj->pack_few(buffers_.y.rows, 0, buffers_.batch, buffers_.packed);
+  block_.out_proj->pack_few(buffers_.y.rows, 0, buffers_.batch, buffers_.packed_channels);
 }
 
 void BlockRun::project_out(int64_t begin, int64_t end) {
-  block_.out_proj->few_columns(buffers_.packed, buffers_.batch, buffers_.y.rows.type, data_of(block_.out_bias), begin,
-                               end, buffers_.out.out);
+  block_.out_proj->few_columns(buffers_.packed_channels, buffers_.batch, buffers_.y.rows.type, data_of(block_.out_bias),
+                               begin, end, buffers_.out.out);
   add({.batch = buffers_.batch,
        .width = block_.width(),
        .h_element = buffers_.residual,
@@ -288,7 +321,11 @@ void BlockRun::project_out(int64_t begin, int64_t end) {
 }
 
 void BlockRun::finish() {
-  normalise(*next_.norm, *next_.matrix, buffers_);
+  finish_some(0, buffers_.batch);
+}
+
+void BlockRun::finish_some(int64_t begin, int64_t end) {
+  normalise(*next_.norm, *next_.matrix, buffers_, begin, end);
 }
 
 }  // namespace mamba::ops::step

@@ -81,17 +81,22 @@ class StepBuffers {
   int64_t batch;
   cpu::Element element, residual;
   Buffer h, normed, xz, u, dt_B_C, delta, y, out;
-  float* packed = nullptr;  // what a product reads of its left side
+  // What products read of their left sides, in_proj and dt_proj there, x_proj and out_proj here: while one reads, what
+  // it makes comes to lie in the other.
+  float* packed = nullptr;
+  float* packed_channels = nullptr;
 
  private:
   Buffer buffer(cpu::Element type, int64_t columns);
 
   int64_t floats_ = 0;
   int64_t packed_offset_ = 0;
+  int64_t packed_channels_offset_ = 0;
 };
 
-// buffers.h, normalised and rounded, as `next` reads it.
-void normalise(const CpuNorm& norm, const linear_detail::Weights& next, StepBuffers& buffers);
+// Sequences [begin, end) of buffers.h, normalised and rounded, as `next` reads them.
+void normalise(const CpuNorm& norm, const linear_detail::Weights& next, StepBuffers& buffers, int64_t begin,
+               int64_t end);
 
 // One block's loops in a step, from what normalise() made for it.
 class BlockRun {
@@ -111,7 +116,7 @@ class BlockRun {
 
   BlockRun(const CpuBlock& block, StepBuffers& buffers, const States& states, const Next& next);
 
-  static constexpr size_t kPhases = 4;
+  static constexpr size_t kMostPhases = 5;
   void append_phases(std::vector<Phase>& phases);
 
  private:
@@ -123,6 +128,7 @@ class BlockRun {
   void pack_y();
   void project_out(int64_t begin, int64_t end);
   void finish();
+  void finish_some(int64_t begin, int64_t end);
 
   const CpuBlock& block_;
   StepBuffers& buffers_;

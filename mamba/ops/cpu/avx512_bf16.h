@@ -1,5 +1,5 @@
-// Kernels that multiply pairs of bfloat16, which Highway's targets of this version do not cover. Written with
-// intrinsics between MAMBA_AVX512_BF16_BEGIN and _END; run where has_bf16_products() says so.
+// Kernels that multiply pairs of bfloat16 and fours of bytes, which Highway's targets of this version do not cover.
+// Written with intrinsics between MAMBA_AVX512_BF16_BEGIN and _END; run where has_bf16_products() says so.
 #pragma once
 
 #if defined(__x86_64__)

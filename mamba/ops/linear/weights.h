@@ -37,6 +37,11 @@ class Weights {
   virtual int64_t few_workspace(int64_t rows) const = 0;
   virtual int64_t few_step() const = 0;
   virtual void pack_few(const Rows& x, int64_t begin, int64_t end, float* packed) const = 0;
+  // The same of elements [begin, end) of all rows, multiples of few_part_step(), which is k where rows stay whole.
+  virtual int64_t few_part_step() const { return k; }
+  virtual void pack_few_part(const Rows& x, int64_t /*begin*/, int64_t /*end*/, float* packed) const {
+    pack_few(x, 0, x.count(), packed);
+  }
   virtual void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin,
                            int64_t end, const OutRows& y) const = 0;
   // The same of `product`, whose right operand is these weights and not yet set. `groups` as in multiply().

@@ -93,11 +93,11 @@ struct Job {
     const std::vector<step::CpuBlock>& blocks = model->blocks;
     const auto h_bytes = buffers.batch * buffers.h.columns * linear_detail::size_of(buffers.h.out.type);
     std::memcpy(buffers.h.data, h, static_cast<size_t>(h_bytes));
-    step::normalise(blocks.front().norm, *blocks.front().in_proj, buffers);
+    step::normalise(blocks.front().norm, *blocks.front().in_proj, buffers, 0, buffers.batch);
     std::vector<step::BlockRun> runs;
     std::vector<Phase> phases;
     runs.reserve(blocks.size());
-    phases.reserve(step::BlockRun::kPhases * blocks.size() + 1);
+    phases.reserve(step::BlockRun::kMostPhases * blocks.size() + 1);
     for (size_t i = 0; i < blocks.size(); ++i) {
       const bool is_last = i + 1 == blocks.size();
       const step::BlockRun::Next next = {.norm = is_last ? &model->norm_f : &blocks[i + 1].norm,

@@ -1,9 +1,9 @@
 // Inside quantized_linear: rows of bfloat16 as integers of two bytes, for products with codes that are bytes.
 //
 // Each group of k has a power of two as its unit: x = unit n, and n = 256 high + low with signed bytes. The largest |n|
-// of a group lies in [2^14, 2^15), or [2^13, 2^14) if all bits of its bfloat16 are ones. So bfloat16, of 8 bits, is
-// held exactly from the largest down to a 64th of it, and mostly further; what is smaller is rounded to the nearest
-// unit, at most a 2^14th of the largest in the group: off by 2^-15 of it, or less. Units below 2^-126 are not used.
+// of a group lies in [2^14, 2^15), or next to 2^14 if all bits of its bfloat16 are ones. So bfloat16, of 8 bits, is
+// held exactly from the largest down to a 64th of it, and mostly further; what is smaller is rounded to whole units,
+// and so off by at most 2^-15 of the largest, give or take a bit of that. Units below 2^-126 are not used.
 //
 // A group with an infinity or a NaN has NaN for a unit.
 #pragma once

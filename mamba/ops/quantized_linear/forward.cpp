@@ -130,6 +130,18 @@ class CodedWeights : public Weights {
     quantized_detail::pack_few(x, weight_, begin, end, packed);
   }
 
+  int64_t few_part_step() const override {
+    return std::is_same_v<Codes, Packed> ? weight_.group_size : Weights::few_part_step();
+  }
+
+  void pack_few_part(const Rows& x, int64_t begin, int64_t end, float* packed) const override {
+    if constexpr (std::is_same_v<Codes, Packed>) {
+      pack_few_groups(x, weight_, begin / weight_.group_size, end / weight_.group_size, packed);
+    } else {
+      Weights::pack_few_part(x, begin, end, packed);
+    }
+  }
+
   void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin, int64_t end,
                    const OutRows& y) const override {
     quantized_detail::few_columns(weight_, rows, x_type, packed, bias, begin, end, y);

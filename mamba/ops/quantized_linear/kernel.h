@@ -59,12 +59,14 @@ void pack_few(const Rows& x, const Quantized& weight, int64_t begin, int64_t end
 void few_columns(const Quantized& weight, int64_t rows, Float x_type, const float* packed, const float* bias,
                  int64_t begin, int64_t end, const OutRows& y);
 void pack_few(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed);
+// Groups [begin, end) of all rows.
+void pack_few_groups(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed);
 void few_columns(const Packed& weight, int64_t rows, Float x_type, const float* packed, const float* bias,
                  int64_t begin, int64_t end, const OutRows& y);
 
 // Those of packed weights and x in bfloat16, where cpu::has_bf16_products().
 namespace bf16 {
-void pack(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed);
+void pack_row(const void* x, const Packed& weight, int64_t first_group, int64_t end_group, int64_t row, float* packed);
 void columns(const Packed& weight, int64_t rows, const float* packed, const float* bias, int64_t begin, int64_t end,
              const OutRows& y);
 // Columns [n, n + columns), n a multiple of Packed::kColumns, and pairs [first, first + depth) of k, whole groups, as

@@ -24,7 +24,7 @@ using linear_detail::kTileRows;
 
 constexpr int kMaxRows = 8;
 constexpr int kMinRows = 3;  // fewer are as fast without tiles
-constexpr int64_t kFetchAhead = 2048;
+constexpr int64_t kFetchAhead = 4096;
 constexpr int64_t kMaxGroup = 128;
 
 // Tiles by number, the sums those of even groups; odd ones are two further on.

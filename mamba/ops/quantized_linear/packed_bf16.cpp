@@ -122,16 +122,16 @@ void columns_of(const Packed& weight, int64_t rows, const FewBytes& x, const flo
 
 }  // namespace
 
-void bf16::pack(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed) {
+void bf16::pack_row(const void* x, const Packed& weight, int64_t first_group, int64_t end_group, int64_t row,
+                    float* packed) {
+  const int64_t size = weight.group_size;
   const FewBytes to(weight, packed);
-  for (int64_t row = begin; row < end; ++row) {
-    const auto* from = static_cast<const uint16_t*>(x.rows[static_cast<size_t>(row)]);
-    auto* const high = reinterpret_cast<uint8_t*>(packed) + row * to.row_bytes;
-    uint8_t* group = high + 2 * weight.k;
-    for (int64_t k = 0; k < weight.k; k += weight.group_size, group += sizeof(FewBytes::Group)) {
-      const FewBytes::Group cut = cut_group(from + k, weight.group_size, weight.bits, high + k, high + weight.k + k);
-      std::memcpy(group, &cut, sizeof(cut));
-    }
+  auto* const high = reinterpret_cast<uint8_t*>(packed) + row * to.row_bytes;
+  for (int64_t g = first_group; g < end_group; ++g) {
+    const int64_t at = g * size;
+    const FewBytes::Group cut =
+        cut_group(static_cast<const uint16_t*>(x) + at, size, weight.bits, high + at, high + weight.k + at);
+    std::memcpy(high + 2 * weight.k + g * int64_t{sizeof(cut)}, &cut, sizeof(cut));
   }
 }
 
@@ -154,7 +154,7 @@ MAMBA_AVX512_BF16_END
 #else
 
 namespace mamba::ops::quantized_detail {
-void bf16::pack(const Rows&, const Packed&, int64_t, int64_t, float*) {}
+void bf16::pack_row(const void*, const Packed&, int64_t, int64_t, int64_t, float*) {}
 void bf16::columns(const Packed&, int64_t, const float*, const float*, int64_t, int64_t, const OutRows&) {}
 }  // namespace mamba::ops::quantized_detail
 #endif

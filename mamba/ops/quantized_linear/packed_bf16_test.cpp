@@ -188,7 +188,8 @@ struct PlainProduct {
     }
   }
 
-  // Rows [first, first + count), their columns cut at multiples of `step`.
+  // Rows [first, first + count), their columns cut at multiples of `step`; x is packed a group at a time if they are
+  // cut.
   std::vector<float> run(int64_t first, int64_t count, int64_t step) const {
     quantized_detail::Rows some{.rows = {}, .type = rows.type};
     some.rows.assign(rows.rows.begin() + first, rows.rows.begin() + first + count);
@@ -198,7 +199,13 @@ struct PlainProduct {
     for (int64_t i = 0; i < count; ++i) {
       out.rows.push_back(y.data() + i * weight.n);
     }
-    pack_few(some, weight, 0, count, x.data());
+    if (step >= weight.n) {
+      pack_few(some, weight, 0, count, x.data());
+    } else {
+      for (int64_t group = weight.groups(); group-- > 0;) {
+        pack_few_groups(some, weight, group, group + 1, x.data());
+      }
+    }
     for (int64_t begin = 0; begin < weight.n; begin += step) {
       few_columns(weight, count, rows.type, x.data(), nullptr, begin, std::min(weight.n, begin + step), out);
     }

@@ -107,12 +107,11 @@ void multiply_rows(int64_t rows, const Packed& weight, const uint8_t* tile, cons
   }
 }
 
-void pack_packed_impl(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed) {
-  for (int64_t row = begin; row < end; ++row) {
-    simd::with_type(x.type, x.rows[static_cast<size_t>(row)], [&](auto* from) HWY_ATTR {
-      simd::widen_row(from, weight.k, packed + row * linear_detail::packed_stride(weight.k), weight.k);
-    });
-  }
+void pack_packed_row_impl(const Rows& x, const Packed& weight, int64_t begin, int64_t count, int64_t row,
+                          float* packed) {
+  simd::with_type(x.type, x.rows[static_cast<size_t>(row)], [&](auto* from) HWY_ATTR {
+    simd::widen_row(from + begin, count, packed + row * linear_detail::packed_stride(weight.k) + begin, count);
+  });
 }
 
 void packed_columns_impl(const Packed& weight, int64_t rows, const float* packed, const float* bias, int64_t begin,
@@ -150,29 +149,44 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mamba::ops::quantized_detail {
 
-HWY_EXPORT(pack_packed_impl);
+HWY_EXPORT(pack_packed_row_impl);
 HWY_EXPORT(packed_columns_impl);
 
 namespace {
 
 constexpr int64_t kRangeBytes = 256 * 1024;  // of codes: a stream that lasts, and work for all threads
 
-bool multiplies_pairs(Float x) {
+bool multiplies_bytes(Float x) {
   return x == Float::kBfloat16 && cpu::has_bf16_products();
+}
+
+// Groups [first_group, end_group) of a row.
+void pack_row(const Rows& x, const Packed& weight, int64_t first_group, int64_t end_group, int64_t row, float* packed) {
+  if (multiplies_bytes(x.type)) {
+    return bf16::pack_row(x.rows[static_cast<size_t>(row)], weight, first_group, end_group, row, packed);
+  }
+  const int64_t begin = first_group * weight.group_size;
+  const int64_t count = (end_group - first_group) * weight.group_size;
+  HWY_DYNAMIC_DISPATCH(pack_packed_row_impl)(x, weight, begin, count, row, packed);
 }
 
 }  // namespace
 
 void pack_few(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed) {
-  if (multiplies_pairs(x.type)) {
-    return bf16::pack(x, weight, begin, end, packed);
+  for (int64_t row = begin; row < end; ++row) {
+    pack_row(x, weight, 0, weight.groups(), row, packed);
   }
-  HWY_DYNAMIC_DISPATCH(pack_packed_impl)(x, weight, begin, end, packed);
+}
+
+void pack_few_groups(const Rows& x, const Packed& weight, int64_t begin, int64_t end, float* packed) {
+  for (int64_t row = 0; row < x.count(); ++row) {
+    pack_row(x, weight, begin, end, row, packed);
+  }
 }
 
 void few_columns(const Packed& weight, int64_t rows, Float x_type, const float* packed, const float* bias,
                  int64_t begin, int64_t end, const OutRows& y) {
-  if (multiplies_pairs(x_type)) {
+  if (multiplies_bytes(x_type)) {
     return bf16::columns(weight, rows, packed, bias, begin, end, y);
   }
   HWY_DYNAMIC_DISPATCH(packed_columns_impl)(weight, rows, packed, bias, begin, end, y);
