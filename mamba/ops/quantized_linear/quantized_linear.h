@@ -11,9 +11,9 @@
 //
 // Products and sums are in float32, and the result is that of linear() with the dequantised weights, to the rounding of
 // float32 sums. Two exceptions, both of bfloat16: many rows may be multiplied through oneDNN, and then the dequantised
-// weights are rounded to bfloat16 like x; and few rows may be cut into integers (packed weights, few_bytes-inl.h), which
-// is exact but for elements smaller than a 64th of the largest in their group: those may be off by 2^-15 of the largest,
-// a 64th of what rounding that one to bfloat16 may have done.
+// weights are rounded to bfloat16 like x; and few rows may be cut into integers (packed weights, few_bytes-inl.h),
+// which is exact but for elements smaller than a 64th of the largest in their group: those may be off by 2^-15 of the
+// largest, a 64th of what rounding that one to bfloat16 may have done.
 //
 // Sequences and spans as in linear: on CPUs the result of a row depends on its sequence's real rows alone, to the last
 // bit.
