@@ -196,6 +196,9 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
     check_spans(*options.spans, embeddings.shape(0), embeddings.shape(1));
   }
   const mx::Dtype residual_dtype = config_.residual_in_fp32 ? mx::float32 : dtype();
+  if (options.evaluate && takes_prompt_blocks(embeddings.shape(1), options, mx::to_stream(s))) {
+    return hidden_by_blocks(embeddings, state, residual_dtype, mx::to_stream(s));
+  }
   const Dropout& dropout = options.dropout;
   BlockOptions block_options{
       .residual_dtype = residual_dtype, .spans = to_array(options.spans), .resets = options.resets};

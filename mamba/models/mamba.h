@@ -177,6 +177,11 @@ class MambaLM {
 
   bool is_fusible() const;
   void read_for_cpu_step();
+  bool has_adapters() const;
+  // Whether hidden_by_blocks(), a node a block (ops/model_step/cpu_prompt.h), does what the options ask for.
+  bool takes_prompt_blocks(int length, const ForwardOptions& options, const mlx::core::Stream& stream) const;
+  std::pair<mlx::core::array, State> hidden_by_blocks(const mlx::core::array& embeddings, const State& state,
+                                                      mlx::core::Dtype residual, const mlx::core::Stream& stream) const;
   StepWay fastest_step(const mlx::core::Stream& stream) const;
   std::pair<mlx::core::array, State> step_fused(const mlx::core::array& embeddings, const State& state,
                                                 const mlx::core::Stream& stream) const;

@@ -9,6 +9,7 @@
 #include "mamba/models/mamba.h"
 #include "mamba/ops/block_step/block_step.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/model_step/cpu_prompt.h"
 #include "mamba/ops/model_step/cpu_step.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 
@@ -122,11 +123,14 @@ std::pair<mx::array, State> MambaLM::step(const mx::array& tokens, const State& 
   return {mx::reshape(logits(h, {}, stream), {batch, config_.vocab_size}, stream), std::move(next)};
 }
 
+bool MambaLM::has_adapters() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const Block& block) { return has_adapter(block.mixer); });
+}
+
 bool MambaLM::steps_stacked(int batch, mx::StreamOrDevice s) const {
   const mx::Stream stream = mx::to_stream(s);
   if (ops::can_step_on_cpu(stream)) {
-    return cpu_model_ != nullptr &&
-           std::none_of(layers_.begin(), layers_.end(), [](const Block& block) { return has_adapter(block.mixer); });
+    return cpu_model_ != nullptr && !has_adapters();
   }
   return stacked_ && ops::can_step_model(batch, stream);
 }
@@ -145,6 +149,25 @@ std::pair<mx::array, StackedState> MambaLM::step(const mx::array& tokens, const 
     return ops::model_step(tokens, state.conv, state.ssm, *stacked_, stream);
   }();
   return {std::move(out.logits), {std::move(out.conv), std::move(out.ssm)}};
+}
+
+bool MambaLM::takes_prompt_blocks(int length, const ForwardOptions& options, const mx::Stream& stream) const {
+  const bool plain = !options.spans && !options.resets && options.dropout.rate == 0 && !has_adapters();
+  return plain && cpu_model_ != nullptr && ops::can_step_on_cpu(stream) &&
+         ops::can_take_prompt(*cpu_model_, length, dtype());
+}
+
+std::pair<mx::array, State> MambaLM::hidden_by_blocks(const mx::array& embeddings, const State& state,
+                                                      mx::Dtype residual, const mx::Stream& s) const {
+  State next = state;
+  mx::array h = mx::astype(embeddings, residual, s);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    ops::PromptOutputs out = ops::cpu_prompt_block(h, state.layers[i].conv, state.layers[i].ssm, cpu_model_, i, s);
+    next.layers[i] = {std::move(out.conv), std::move(out.ssm)};
+    h = std::move(out.h);
+  }
+  const mx::array x = ops::rms_norm_add(h, {}, norm_f_.weight, norm_f_.eps, residual, s).first;
+  return {mx::astype(x, dtype(), s), std::move(next)};
 }
 
 void MambaLM::read_for_cpu_step() {

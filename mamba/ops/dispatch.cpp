@@ -106,6 +106,20 @@ bool take_over(const mx::array& in, mx::array& out) {
   return true;
 }
 
+void take_over_or_allocate(const std::vector<mx::array>& inputs, size_t first, std::vector<mx::array>& outputs) {
+  // Each output has a list of the inputs, and those of the others, which MLX is about to clear, would hold them.
+  for (mx::array& out : outputs) {
+    if (&out.inputs() != &inputs && !out.is_tracer()) {
+      out.inputs().clear();
+    }
+  }
+  for (size_t i = first; i < outputs.size(); ++i) {
+    if (!take_over(inputs[i], outputs[i])) {
+      allocate(outputs[i]);
+    }
+  }
+}
+
 float* workspace(int64_t floats, mx::cpu::CommandEncoder& encoder) {
   // Two axes, since one of more than INT_MAX floats cannot be written down.
   constexpr int64_t kRow = 1024;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string_view>
+#include <vector>
 
 namespace mamba::ops {
 
@@ -36,6 +37,10 @@ void allocate(mlx::core::array& out);
 // For eval_cpu: gives `out` the memory of `in`, of the same shape and dtype, when `in` fills it row by row and nobody
 // else needs it; false, and `out` as before, otherwise.
 bool take_over(const mlx::core::array& in, mlx::core::array& out);
+
+// For eval_cpu: outputs[first], ... each take over the input of the same number, or are allocated.
+void take_over_or_allocate(const std::vector<mlx::core::array>& inputs, size_t first,
+                           std::vector<mlx::core::array>& outputs);
 
 // For eval_cpu: memory for `floats` of them, undefined, until what is dispatched next has run.
 float* workspace(int64_t floats, mlx::core::cpu::CommandEncoder& encoder);

@@ -34,12 +34,6 @@ bool in_parts(const Weights& matrix) {
   return matrix.few_part_step() < matrix.k;
 }
 
-Float float_of(cpu::Element element) {
-  return element == cpu::Element::kFloat32    ? Float::kFloat32
-         : element == cpu::Element::kBfloat16 ? Float::kBfloat16
-                                              : Float::kFloat16;
-}
-
 // MLX's own contiguous() would copy what lies in memory that is not its own.
 mx::array contiguous(mx::array a, const mx::Stream& stream) {
   a.eval();

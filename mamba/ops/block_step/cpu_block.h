@@ -19,6 +19,12 @@ namespace mamba::ops::step {
 
 using linear_detail::Float;
 
+inline Float float_of(cpu::Element element) {
+  return element == cpu::Element::kFloat32    ? Float::kFloat32
+         : element == cpu::Element::kBfloat16 ? Float::kBfloat16
+                                              : Float::kFloat16;
+}
+
 // A matrix as its kernels read it. Evaluates its arrays, and keeps them.
 class CpuMatrix {
  public:

@@ -143,6 +143,15 @@ void convolve_forward(const conv::Inputs& in, const conv::Outputs& out) {
   });
 }
 
+void convolve_positions(const conv::Inputs& in, int64_t b, int64_t from, int64_t to, void* y) {
+  const Packed packed = packed_parts(in);
+  cpu::visit(in.element, [&](auto type) { convolve(in, packed, b, from, to, static_cast<decltype(type)*>(y)); });
+}
+
+void state_of_row(const conv::Inputs& in, int64_t b, void* state) {
+  cpu::visit(in.element, [&](auto type) { last_inputs(in, b, static_cast<decltype(type)*>(state)); });
+}
+
 }  // namespace
 }  // namespace mamba::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -150,9 +159,19 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mamba::ops {
 HWY_EXPORT(convolve_forward);
+HWY_EXPORT(convolve_positions);
+HWY_EXPORT(state_of_row);
 
 void conv::forward(const Inputs& in, const Outputs& out) {
   HWY_DYNAMIC_DISPATCH(convolve_forward)(in, out);
+}
+
+void conv::forward_positions(const Inputs& in, int64_t b, int64_t from, int64_t to, void* y) {
+  HWY_DYNAMIC_DISPATCH(convolve_positions)(in, b, from, to, y);
+}
+
+void conv::forward_state(const Inputs& in, int64_t b, void* state) {
+  HWY_DYNAMIC_DISPATCH(state_of_row)(in, b, state);
 }
 
 }  // namespace mamba::ops

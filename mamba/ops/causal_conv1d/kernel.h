@@ -36,6 +36,18 @@ inline int64_t packed_floats(int64_t channels, int64_t taps) {
   return packed_stride(channels) * (taps + 2) + channels * taps;
 }
 
+// in.packed as forward() fills it, from weights that are turned over already: (K, D) and (D,) or null.
+inline void fill_packed(const float* weight, const float* bias, int64_t channels, int64_t taps, float* packed) {
+  const int64_t stride = packed_stride(channels);
+  std::fill(packed, packed + (taps + 2) * stride, 0.0f);
+  for (int64_t k = 0; k < taps; ++k) {
+    std::copy_n(weight + k * channels, channels, packed + k * stride);
+  }
+  if (bias != nullptr) {
+    std::copy_n(bias, channels, packed + taps * stride);
+  }
+}
+
 // The first position that output t sees, as far as resets go: the last reset in its window, else INT64_MIN.
 inline int64_t first_visible(const Inputs& in, int64_t b, int64_t begin, int64_t t) {
   if (in.resets != nullptr) {
@@ -84,6 +96,10 @@ inline int64_t shares_floats(int64_t batch, int64_t channels, int64_t taps) {
 }
 
 void forward(const Inputs& in, const Outputs& out);
+// forward() in pieces, on the calling thread, with in.packed filled: positions [from, to) of row b, y as in Outputs,
+// and the row's state.
+void forward_positions(const Inputs& in, int64_t b, int64_t from, int64_t to, void* y);
+void forward_state(const Inputs& in, int64_t b, void* state);
 void backward(const Inputs& in, const Gradients& out);
 
 }  // namespace mamba::ops::conv

@@ -27,19 +27,25 @@ struct Packed {
   const float* zeros;   // (stride), zeros of any element type
 };
 
+// What in.packed holds.
+HWY_INLINE Packed packed_parts(const conv::Inputs& in) {
+  const int64_t stride = conv::packed_stride(in.channels);
+  const float* const bias = in.packed + in.taps * stride;
+  return {stride, in.packed, bias, bias + stride};
+}
+
 HWY_INLINE Packed pack(const conv::Inputs& in) {
   const int64_t stride = conv::packed_stride(in.channels);
   float* weight = in.packed;
   float* bias = weight + in.taps * stride;
-  float* zeros = bias + stride;
-  float* wide = zeros + stride;
+  float* wide = bias + 2 * stride;
   std::fill(weight, wide, 0.0f);
   widen(in.weight, in.channels * in.taps, wide);
   transpose(wide, in.taps, in.channels, in.taps, weight, stride);
   if (in.bias.data != nullptr) {
     widen(in.bias, in.channels, bias);
   }
-  return {stride, weight, bias, zeros};
+  return packed_parts(in);
 }
 
 }  // namespace mamba::ops::HWY_NAMESPACE

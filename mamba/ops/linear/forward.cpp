@@ -59,9 +59,12 @@ class FloatWeights : public Weights {
   }
 
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
-    product.right.matrix = matrix_;
+    product.right = right();
     multiply(product, groups, workspace);
   }
+
+  const ManyRows* many_in_pieces(Float x) const override { return multiply_in_pieces(x, matrix_.type, k); }
+  Right right() const override { return {.matrix = matrix_, .by_k = false, .panels = nullptr}; }
 
  private:
   Matrix matrix_;

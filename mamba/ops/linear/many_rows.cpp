@@ -17,6 +17,7 @@
 #include "mamba/base/threads.h"
 #include "mamba/ops/linear/fetch.h"
 #include "mamba/ops/linear/many_rows.h"
+#include "mamba/ops/linear/pack-inl.h"
 #include "mamba/ops/linear/simd-inl.h"
 
 #ifndef MAMBA_OPS_LINEAR_MANY_ROWS_CONSTANTS_
@@ -40,18 +41,6 @@ HWY_BEFORE_NAMESPACE();
 namespace mamba::ops::linear_detail {
 namespace HWY_NAMESPACE {
 
-// Rows x vectors of sums that fit the registers with a panel's vectors and one broadcast beside them.
-#if HWY_TARGET <= HWY_AVX3
-constexpr int kBlockRows = 12, kBlockVectors = 2;
-#elif HWY_TARGET == HWY_NEON
-constexpr int kBlockRows = 6, kBlockVectors = 4;
-#elif HWY_TARGET == HWY_SCALAR
-constexpr int kBlockRows = 2, kBlockVectors = 4;
-#else
-constexpr int kBlockRows = 6, kBlockVectors = 2;
-#endif
-constexpr int64_t kPanel = kBlockVectors * kLanes;
-
 struct Block {
   const float* left;   // [depth][kBlockRows]
   const float* panel;  // [depth][kPanel]
@@ -62,14 +51,14 @@ struct Block {
   ResultLines results;
 };
 
-template <int kRows>
+template <int kRows, int kVectors>
 HWY_INLINE void multiply_block(const Block& b) {
   const DF d;
-  VF sum[kRows][kBlockVectors];
+  VF sum[kRows][kVectors];
   MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
     MAMBA_CPU_UNROLL(4)
-    for (int v = 0; v < kBlockVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       sum[i][v] = b.add ? hn::LoadU(d, b.to[i] + v * kLanes) : hn::Zero(d);
     }
   }
@@ -77,16 +66,16 @@ HWY_INLINE void multiply_block(const Block& b) {
   const float* HWY_RESTRICT panel = b.panel;
   const auto multiply = [&](int64_t from, int64_t to) HWY_ATTR {
     for (int64_t k = from; k < to; ++k) {
-      VF right[kBlockVectors];
+      VF right[kVectors];
       MAMBA_CPU_UNROLL(4)
-      for (int v = 0; v < kBlockVectors; ++v) {
+      for (int v = 0; v < kVectors; ++v) {
         right[v] = hn::Load(d, panel + k * kPanel + v * kLanes);
       }
       MAMBA_CPU_UNROLL(16)
       for (int i = 0; i < kRows; ++i) {
         const VF x = hn::Set(d, left[k * kBlockRows + i]);
         MAMBA_CPU_UNROLL(4)
-        for (int v = 0; v < kBlockVectors; ++v) {
+        for (int v = 0; v < kVectors; ++v) {
           sum[i][v] = hn::MulAdd(x, right[v], sum[i][v]);
         }
       }
@@ -101,155 +90,20 @@ HWY_INLINE void multiply_block(const Block& b) {
   MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
     MAMBA_CPU_UNROLL(4)
-    for (int v = 0; v < kBlockVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       const VF result = b.bias == nullptr ? sum[i][v] : hn::Add(sum[i][v], hn::LoadU(d, b.bias + v * kLanes));
       hn::StoreU(result, d, b.to[i] + v * kLanes);
     }
   }
 }
 
-template <int kRows>
+// The first kVectors of a panel.
+template <int kRows, int kVectors>
 void multiply_rows(const Block& b, int64_t rows) {
   if (rows == kRows) {
-    multiply_block<kRows>(b);
+    multiply_block<kRows, kVectors>(b);
   } else if constexpr (kRows > 1) {
-    multiply_rows<kRows - 1>(b, rows);
-  }
-}
-
-// Elements [k, k + 4) of four rows, widened, to to[i * kStride + j], i of an element and j of a row. Vectors of four on
-// every target: the stores are what limits it.
-template <int64_t kStride, typename T>
-HWY_INLINE void transpose_4x4(const T* const* rows, int64_t k, float* to) {
-#if HWY_TARGET == HWY_SCALAR
-  for (int64_t i = 0; i < 4; ++i) {
-    for (int64_t j = 0; j < 4; ++j) {
-      to[i * kStride + j] = hn::GetLane(load_float(rows[j] + k + i));
-    }
-  }
-#else
-  const hn::FixedTag<float, 4> d;
-  const hn::Rebind<T, decltype(d)> dt;
-  const auto load = [&](int64_t row) HWY_ATTR {
-    if constexpr (std::is_same_v<T, float>) {
-      return hn::LoadU(d, rows[row] + k);
-    } else {
-      return hn::PromoteTo(d, hn::LoadU(dt, rows[row] + k));
-    }
-  };
-  const auto a = load(0), b = load(1), c = load(2), e = load(3);
-  const auto ac0 = hn::InterleaveLower(d, a, c), ac1 = hn::InterleaveUpper(d, a, c);
-  const auto be0 = hn::InterleaveLower(d, b, e), be1 = hn::InterleaveUpper(d, b, e);
-  hn::StoreU(hn::InterleaveLower(d, ac0, be0), d, to);
-  hn::StoreU(hn::InterleaveUpper(d, ac0, be0), d, to + kStride);
-  hn::StoreU(hn::InterleaveLower(d, ac1, be1), d, to + 2 * kStride);
-  hn::StoreU(hn::InterleaveUpper(d, ac1, be1), d, to + 3 * kStride);
-#endif
-}
-
-// One element widened. Only for edges.
-template <typename T>
-HWY_INLINE float widened(const T* p) {
-  return hn::GetLane(load_float_part(p, 1));
-}
-
-// to[i * kStride + j] = rows[j][i] for j < count, i < k. Nothing else is written.
-template <int64_t kStride, typename T>
-void turn_rows(const T* const* rows, int64_t count, int64_t k, float* to) {
-  if (count < 4) {
-    for (int64_t j = 0; j < count; ++j) {
-      for (int64_t i = 0; i < k; ++i) {
-        to[i * kStride + j] = widened(rows[j] + i);
-      }
-    }
-    return;
-  }
-  // Few rows: a line of each after another, so that what is written is whole before it leaves the first-level cache.
-  // The lines of many would drive each other out, since rows are often a large power of 2 apart.
-  const int64_t step = kStride <= 16 ? 64 / static_cast<int64_t>(sizeof(T)) : k;
-  for (int64_t first = 0; first < k; first += step) {
-    const int64_t end = std::min(k, first + step);
-    for (int64_t done = 0; done < count; done += 4) {
-      const int64_t j = std::min(done, count - 4);
-      int64_t i = first;
-      for (; i + 4 <= end; i += 4) {
-        transpose_4x4<kStride>(rows + j, i, to + i * kStride + j);
-      }
-      for (; i < end; ++i) {
-        for (int64_t c = j; c < j + 4; ++c) {
-          to[i * kStride + c] = widened(rows[c] + i);
-        }
-      }
-    }
-  }
-}
-
-// panel[k][j] = row j of `from`, element k, for `columns` rows; 0 for the other columns of the panel.
-template <typename T>
-void pack_panel_transposed(const T* from, int64_t stride, int64_t columns, int64_t depth, float* panel) {
-  const T* rows[kPanel];
-  for (int64_t j = 0; j < columns; ++j) {
-    rows[j] = from + j * stride;
-  }
-  turn_rows<kPanel>(rows, columns, depth, panel);
-  for (int64_t k = 0; k < depth && columns < kPanel; ++k) {
-    std::fill(panel + k * kPanel + columns, panel + (k + 1) * kPanel, 0.0f);
-  }
-}
-
-// Columns [n, n + columns) and depth [k, k + depth) of the right operand as a panel.
-void pack_panel(const Right& right, int64_t n, int64_t columns, int64_t k, int64_t depth, float* panel) {
-  with_type(right.matrix.type, right.matrix.data, [&](auto* data) HWY_ATTR {
-    const int64_t stride = right.matrix.stride;
-    if (!right.by_k) {
-      pack_panel_transposed(data + n * stride + k, stride, columns, depth, panel);
-      return;
-    }
-    for (int64_t i = 0; i < depth; ++i) {
-      widen_row(data + (k + i) * stride + n, columns, panel + i * kPanel, kPanel);
-    }
-  });
-}
-
-// Rows [begin, end) of the left operand, widened, in blocks of kBlockRows with one k's elements side by side: row r's
-// element i to packed[(r / kBlockRows * k + i) * kBlockRows + r % kBlockRows], r counted from piece_begin. `begin`
-// starts a block.
-void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, float* packed) {
-  const auto block_of = [&](int64_t row) { return packed + (row - piece_begin) * k; };
-  if (!left.transposed) {
-    for (int64_t row = begin; row < end; row += kBlockRows) {
-      const int64_t rows = std::min<int64_t>(kBlockRows, end - row);
-      const void* const* from = left.rows.rows.data() + row;
-      with_type(left.rows.type, from[0], [&](auto* first) HWY_ATTR {
-        const std::remove_pointer_t<decltype(first)>* typed[kBlockRows];
-        for (int64_t r = 0; r < rows; ++r) {
-          typed[r] = static_cast<decltype(first)>(from[r]);
-        }
-        turn_rows<kBlockRows>(typed, rows, k, block_of(row));
-      });
-    }
-    return;
-  }
-  constexpr int64_t kStrip = 4 * kBlockRows;
-  constexpr int64_t kRowsAhead = 16;
-  HWY_ALIGN float strip[kStrip + kLanes] = {};
-  for (int64_t at = begin; at < end; at += kStrip) {
-    const int64_t count = std::min(kStrip, end - at);
-    for (int64_t i = 0; i < k; ++i) {
-      with_type(left.rows.type, left.rows.rows[static_cast<size_t>(i)], [&](auto* from) HWY_ATTR {
-        if (i + kRowsAhead < k) {
-          const auto* const ahead =
-              static_cast<decltype(from)>(left.rows.rows[static_cast<size_t>(i + kRowsAhead)]) + at;
-          for (int64_t j = 0; j < count; j += 64 / static_cast<int64_t>(sizeof(*from))) {
-            __builtin_prefetch(ahead + j);
-          }
-        }
-        widen_row(from + at, count, strip, (count + kLanes - 1) / kLanes * kLanes);
-      });
-      for (int64_t r = 0; r < count; r += kBlockRows) {
-        std::copy_n(strip + r, kBlockRows, block_of(at + r) + i * kBlockRows);
-      }
-    }
+    multiply_rows<kRows - 1, kVectors>(b, rows);
   }
 }
 
@@ -258,76 +112,92 @@ const float* added_row(const Product& product, int64_t row) {
   return static_cast<const float*>(product.addend.rows.empty() ? product.out.rows[i] : product.addend.rows[i]);
 }
 
-// Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
-void multiply_tile(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
-                   int64_t n, int64_t columns, int64_t next_n) {
-  HWY_ALIGN float tile[kTileFloats];
-  HWY_ALIGN float partial[kMaxPieceRows * kPanel];
+// Columns [n, n + columns) of the right operand, k's [k, k + depth), panel after panel.
+void pack_tile(const Product& product, int64_t n, int64_t columns, int64_t k, int64_t depth, float* tile) {
+  for (int64_t done = 0; done < columns; done += kPanel) {
+    pack_panel(product.right, n + done, std::min(kPanel, columns - done), k, depth, tile + done * depth);
+  }
+}
+
+// Rows [begin, end) of a packed piece against those columns; between passes over k sums wait in `partial`.
+void multiply_packed(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
+                     int64_t n, int64_t columns, int64_t k, int64_t depth, const float* tile, float* partial,
+                     PartFetch& part) {
   HWY_ALIGN float finished[kBlockRows * kPanel];
   HWY_ALIGN float bias[kPanel];
-  const int64_t panels = (columns + kPanel - 1) / kPanel;
-  const int64_t passes = std::max<int64_t>(1, (product.k + kMaxDepth - 1) / kMaxDepth);
-  PartFetch part(product, next_n, columns, (end - begin + kBlockRows - 1) / kBlockRows * panels * passes);
-  for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
-    const int64_t depth = std::min(kMaxDepth, product.k - k);
-    const bool last = k + depth >= product.k;
-    for (int64_t p = 0; p < panels; ++p) {
-      pack_panel(product.right, n + p * kPanel, std::min(kPanel, columns - p * kPanel), k, depth,
-                 tile + p * depth * kPanel);
-    }
-    for (int64_t row = begin; row < end; row += kBlockRows) {
-      const int64_t rows = std::min<int64_t>(kBlockRows, end - row);
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t column = n + p * kPanel;
-        const int64_t width = std::min(kPanel, columns - p * kPanel);
-        // Whole panels of float32 results go where they belong at once.
-        const bool direct = last && k == 0 && width == kPanel && product.out.type == Float::kFloat32;
-        Block block{.left = packed + (row - piece_begin) * product.k + k * kBlockRows,
-                    .panel = tile + p * depth * kPanel,
-                    .depth = depth,
-                    .bias = nullptr,
-                    .to = {},
-                    .add = k > 0 || product.add,
-                    .results = ResultLines(product.out, row, last ? rows : 0, column, width)};
-        part.next(part.lines_per_block());
-        block.results.fetch();
-        for (int64_t i = 0; i < rows; ++i) {
-          block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column
-                        : last && k == 0 ? finished + i * kPanel
-                                         : partial + (row - begin + i) * kPanel;
+  const bool last = k + depth >= product.k;
+  for (int64_t row = begin; row < end; row += kBlockRows) {
+    const int64_t rows = std::min<int64_t>(kBlockRows, end - row);
+    for (int64_t done = 0; done < columns; done += kPanel) {
+      const int64_t column = n + done;
+      const int64_t width = std::min(kPanel, columns - done);
+      // Whole panels of float32 results go where they belong at once.
+      const bool direct = last && k == 0 && width == kPanel && product.out.type == Float::kFloat32;
+      Block block{.left = packed + (row - piece_begin) * product.k + k * kBlockRows,
+                  .panel = tile + done * depth,
+                  .depth = depth,
+                  .bias = nullptr,
+                  .to = {},
+                  .add = k > 0 || product.add,
+                  .results = ResultLines(product.out, row, last ? rows : 0, column, width)};
+      part.next(part.lines_per_block());
+      block.results.fetch();
+      for (int64_t i = 0; i < rows; ++i) {
+        block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column
+                      : last && k == 0 ? finished + i * kPanel
+                                       : partial + (row - begin + i) * kPanel;
+      }
+      for (int64_t i = 0; product.add && k == 0 && i < rows; ++i) {
+        const float* from = added_row(product, row + i) + column;
+        if (from != block.to[i]) {
+          widen_row(from, width, block.to[i], kPanel);
         }
-        for (int64_t i = 0; product.add && k == 0 && i < rows; ++i) {
-          const float* from = added_row(product, row + i) + column;
-          if (from != block.to[i]) {
-            widen_row(from, width, block.to[i], kPanel);
-          }
-        }
-        if (product.bias != nullptr && last) {
-          std::fill(bias, bias + kPanel, 0.0f);
-          std::copy_n(product.bias + column, width, bias);
-          block.bias = bias;
-        }
-        multiply_rows<kBlockRows>(block, rows);
-        for (int64_t i = 0; last && !direct && i < rows; ++i) {
-          with_type(product.out.type, product.out.rows[static_cast<size_t>(row + i)], [&](auto* to) HWY_ATTR {
-            using Out = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
-            narrow_row(block.to[i], nullptr, width, const_cast<Out*>(to) + column);
-          });
-        }
+      }
+      if (product.bias != nullptr && last) {
+        std::fill(bias, bias + kPanel, 0.0f);
+        std::copy_n(product.bias + column, width, bias);
+        block.bias = bias;
+      }
+      if (width <= kPanel / 2) {
+        multiply_rows<kBlockRows, kBlockVectors / 2>(block, rows);
+      } else {
+        multiply_rows<kBlockRows, kBlockVectors>(block, rows);
+      }
+      for (int64_t i = 0; last && !direct && i < rows; ++i) {
+        with_type(product.out.type, product.out.rows[static_cast<size_t>(row + i)], [&](auto* to) HWY_ATTR {
+          using Out = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
+          narrow_row(block.to[i], nullptr, width, const_cast<Out*>(to) + column);
+        });
       }
     }
   }
 }
 
+// Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
+void multiply_tile(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
+                   int64_t n, int64_t columns, int64_t next_n) {
+  HWY_ALIGN float tile[kTileFloats];
+  HWY_ALIGN float partial[kMaxPieceRows * kPanel];
+  const int64_t panels = (columns + kPanel - 1) / kPanel;
+  const int64_t passes = std::max<int64_t>(1, (product.k + kMaxDepth - 1) / kMaxDepth);
+  PartFetch part(product, next_n, columns, (end - begin + kBlockRows - 1) / kBlockRows * panels * passes);
+  for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
+    const int64_t depth = std::min(kMaxDepth, product.k - k);
+    pack_tile(product, n, columns, k, depth, tile);
+    multiply_packed(product, packed, piece_begin, begin, end, n, columns, k, depth, tile, partial, part);
+  }
+}
+
+// `partial` holds one panel's sums: with several passes over k a tile is one panel wide.
+int64_t tile_columns_for(int64_t k) {
+  const int64_t depth = std::max<int64_t>(k, 1);
+  return k > kMaxDepth ? kPanel : std::clamp(kTileFloats / depth, kPanel, kMaxTileColumns) / kPanel * kPanel;
+}
+
 void many_rows_impl(const Product& product, float* packed) {
   const int64_t k = product.k;
   const int64_t piece = piece_rows(product.m, k);
-  const int64_t depth = std::min(kMaxDepth, std::max<int64_t>(k, 1));
-  // `partial` holds one panel's sums: with several passes over k a tile is one panel wide.
-  int64_t tile_columns = kPanel;
-  if (k <= kMaxDepth) {
-    tile_columns = std::clamp(kTileFloats / depth, kPanel, kMaxTileColumns) / kPanel * kPanel;
-  }
+  const int64_t tile_columns = tile_columns_for(k);
   for (int64_t begin = 0; begin < product.m; begin += piece) {
     const int64_t end = std::min(product.m, begin + piece);
     const int64_t blocks = (end - begin + kBlockRows - 1) / kBlockRows;
@@ -358,6 +228,41 @@ void many_rows_impl(const Product& product, float* packed) {
   }
 }
 
+// ManyRows, in float32, as functions that are chosen by instruction set.
+
+int64_t block_rows_impl() {
+  return kBlockRows;
+}
+
+int64_t panel_columns_impl() {
+  return kPanel;
+}
+
+void pack_left_impl(const Rows& x, int64_t first, int64_t begin, int64_t end, int64_t k, float* packed) {
+  pack_left(x, first, begin, end, k, packed);
+}
+
+void pack_panels_impl(const Product& product, int64_t begin, int64_t end, float* panels) {
+  pack_tile(product, begin, end - begin, 0, product.k, panels + begin * product.k);
+}
+
+void multiply_rows_impl(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
+                        const float* panels) {
+  PartFetch none(product, product.n, 0, 1);
+  multiply_packed(product, left, first, begin, end, 0, product.n, 0, product.k, panels, nullptr, none);
+}
+
+int64_t tile_columns_impl(int64_t k) {
+  return tile_columns_for(k);
+}
+
+void multiply_columns_impl(const Product& product, const float* left, int64_t begin, int64_t end) {
+  const int64_t step = tile_columns_for(product.k);
+  for (int64_t n = begin; n < end; n += step) {
+    multiply_tile(product, left, 0, 0, product.m, n, std::min(step, end - n), n + step);
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace mamba::ops::linear_detail
 HWY_AFTER_NAMESPACE();
@@ -366,6 +271,13 @@ HWY_AFTER_NAMESPACE();
 namespace mamba::ops::linear_detail {
 
 HWY_EXPORT(many_rows_impl);
+HWY_EXPORT(block_rows_impl);
+HWY_EXPORT(panel_columns_impl);
+HWY_EXPORT(tile_columns_impl);
+HWY_EXPORT(pack_left_impl);
+HWY_EXPORT(pack_panels_impl);
+HWY_EXPORT(multiply_rows_impl);
+HWY_EXPORT(multiply_columns_impl);
 
 int64_t many_rows_workspace(int64_t m, int64_t k) {
   return (piece_rows(m, k) + kMostBlockRows) * k;
@@ -373,6 +285,49 @@ int64_t many_rows_workspace(int64_t m, int64_t k) {
 
 void many_rows(const Product& product, float* workspace) {
   HWY_DYNAMIC_DISPATCH(many_rows_impl)(product, workspace);
+}
+
+namespace {
+
+class Float32ManyRows : public ManyRows {
+ public:
+  bool fits(int64_t k) const override { return k > 0 && k <= kMaxDepth; }
+  int64_t block_rows() const override { return HWY_DYNAMIC_DISPATCH(block_rows_impl)(); }
+  int64_t panel_columns() const override { return HWY_DYNAMIC_DISPATCH(panel_columns_impl)(); }
+  int64_t tile_columns(int64_t k) const override { return HWY_DYNAMIC_DISPATCH(tile_columns_impl)(k); }
+
+  int64_t left_floats(int64_t rows, int64_t k) const override {
+    const int64_t block = block_rows();
+    return (rows + block - 1) / block * block * k;
+  }
+  int64_t panel_floats(int64_t columns, int64_t k) const override {
+    const int64_t panel = panel_columns();
+    return (columns + panel - 1) / panel * panel * k;
+  }
+
+  void pack_left(const Rows& x, int64_t first, int64_t begin, int64_t end, int64_t k, float* packed) const override {
+    HWY_DYNAMIC_DISPATCH(pack_left_impl)(x, first, begin, end, k, packed);
+  }
+
+  void pack_panels(const Product& product, int64_t begin, int64_t end, float* panels) const override {
+    HWY_DYNAMIC_DISPATCH(pack_panels_impl)(product, begin, end, panels);
+  }
+
+  void multiply_rows(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
+                     const float* panels) const override {
+    HWY_DYNAMIC_DISPATCH(multiply_rows_impl)(product, left, first, begin, end, panels);
+  }
+
+  void multiply_columns(const Product& product, const float* left, int64_t begin, int64_t end) const override {
+    HWY_DYNAMIC_DISPATCH(multiply_columns_impl)(product, left, begin, end);
+  }
+};
+
+}  // namespace
+
+const ManyRows& many_rows_in_pieces() {
+  static const Float32ManyRows pieces;
+  return pieces;
 }
 
 }  // namespace mamba::ops::linear_detail

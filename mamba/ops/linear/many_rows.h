@@ -63,4 +63,38 @@ int64_t many_rows_workspace(int64_t m, int64_t k);
 void many_rows(const Product& product, float* workspace);
 }  // namespace bf16
 
+// A product of many rows in pieces, for who hands them to threads himself: the bits of many_rows. All of k is one pass,
+// for which fits() says whether it can be. Nothing throws.
+class ManyRows {
+ public:
+  virtual ~ManyRows() = default;
+
+  virtual bool fits(int64_t k) const = 0;
+  // Rows of the left operand that are packed side by side, and columns of the right one: ranges begin at multiples.
+  virtual int64_t block_rows() const = 0;
+  virtual int64_t panel_columns() const = 0;
+  // Columns that are best multiplied at a time.
+  virtual int64_t tile_columns(int64_t k) const = 0;
+
+  // Floats of packed operands.
+  virtual int64_t left_floats(int64_t rows, int64_t k) const = 0;
+  virtual int64_t panel_floats(int64_t columns, int64_t k) const = 0;
+
+  // Rows [begin, end), `packed` being where row `first` goes; as far as block_rows() together.
+  virtual void pack_left(const Rows& x, int64_t first, int64_t begin, int64_t end, int64_t k, float* packed) const = 0;
+  // Columns [begin, end) of product.right, `panels` being where column 0 goes.
+  virtual void pack_panels(const Product& product, int64_t begin, int64_t end, float* panels) const = 0;
+
+  // Rows [begin, end) of product.out, all columns; `left` holds those from `first` on.
+  virtual void multiply_rows(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
+                             const float* panels) const = 0;
+  // Columns [begin, end) of product.out, all rows, of which `left` has all. Panels are packed as they are needed.
+  virtual void multiply_columns(const Product& product, const float* left, int64_t begin, int64_t end) const = 0;
+};
+
+const ManyRows& many_rows_in_pieces();
+namespace bf16 {
+const ManyRows& many_rows_in_pieces();
+}  // namespace bf16
+
 }  // namespace mamba::ops::linear_detail

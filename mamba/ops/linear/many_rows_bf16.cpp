@@ -99,46 +99,103 @@ void multiply_block(int64_t vectors, const uint32_t* left, const uint32_t* panel
   }
 }
 
+// Columns [n, n + columns) of the right operand, pairs [first, first + depth), panel after panel.
+void pack_tile(const Product& product, int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* tile) {
+  for (int64_t done = 0; done < columns; done += kPanel) {
+    const int64_t width = std::min(kPanel, columns - done);
+    uint32_t* const panel = tile + done * depth;
+    if (product.right.panels != nullptr) {
+      product.right.panels->pack(n + done, width, first, depth, panel);
+    } else {
+      pack_panel(product.right, n + done, width, 2 * first, std::min(2 * depth, product.k - 2 * first), panel);
+    }
+  }
+}
+
+// Rows [begin, end) of a packed piece against those columns; between passes over k sums wait in `partial`.
+void multiply_packed(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
+                     int64_t n, int64_t columns, int64_t first, int64_t depth, const uint32_t* tile, float* partial,
+                     PartFetch& part) {
+  alignas(64) Sums sums;
+  const int64_t pairs = pairs_of(product.k);
+  const bool last = first + depth == pairs;
+  const bool one_pass = first == 0 && last;
+  for (int64_t row = begin; row < end; row += kRows) {
+    const uint32_t* const left = packed + (row - piece_begin) * pairs + first * kRows;
+    const int64_t rows = std::min(kRows, end - row);
+    for (int64_t done = 0; done < columns; done += kPanel) {
+      const int64_t width = std::min(kPanel, columns - done);
+      BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, n + done, width), part, depth / kFetchStep);
+      float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
+      multiply_block((width + kVector - 1) / kVector, left, tile + done * depth, depth, first > 0, fetch, to);
+      for (int64_t i = 0; last && i < rows; ++i) {
+        finish_row(product, row + i, n + done, width, to + i * kPanel);
+      }
+    }
+  }
+}
+
 // Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
 void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
                    int64_t n, int64_t columns, int64_t next_n) {
   alignas(64) uint32_t tile[kTilePairs];
   alignas(64) float partial[kMaxPieceRows * kPanel];
-  alignas(64) Sums sums;
   const int64_t pairs = pairs_of(product.k);
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   const int64_t passes = (pairs + kMaxDepth - 1) / kMaxDepth;
   PartFetch part(product, next_n, columns, (end - begin + kRows - 1) / kRows * panels * passes);
   for (int64_t first = 0; first < pairs; first += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, pairs - first);
-    const bool last = first + depth == pairs;
-    const bool one_pass = first == 0 && last;
-    for (int64_t p = 0; p < panels; ++p) {
-      const int64_t column = n + p * kPanel;
-      const int64_t width = std::min(kPanel, columns - p * kPanel);
-      uint32_t* const panel = tile + p * depth * kPanel;
-      if (product.right.panels != nullptr) {
-        product.right.panels->pack(column, width, first, depth, panel);
-      } else {
-        pack_panel(product.right, column, width, 2 * first, std::min(2 * depth, product.k - 2 * first), panel);
-      }
-    }
-    for (int64_t row = begin; row < end; row += kRows) {
-      const uint32_t* const left = packed + (row - piece_begin) * pairs + first * kRows;
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t width = std::min(kPanel, columns - p * kPanel);
-        const int64_t rows = std::min(kRows, end - row);
-        BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, n + p * kPanel, width), part,
-                         depth / kFetchStep);
-        float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
-        multiply_block((width + kVector - 1) / kVector, left, tile + p * depth * kPanel, depth, first > 0, fetch, to);
-        for (int64_t i = 0; last && i < rows; ++i) {
-          finish_row(product, row + i, n + p * kPanel, width, to + i * kPanel);
-        }
-      }
-    }
+    pack_tile(product, n, columns, first, depth, tile);
+    multiply_packed(product, packed, piece_begin, begin, end, n, columns, first, depth, tile, partial, part);
   }
 }
+
+// `partial` holds one panel's sums: with several passes over k a tile is one panel wide.
+int64_t tile_columns_for(int64_t k) {
+  const int64_t pairs = pairs_of(k);
+  return pairs > kMaxDepth ? kPanel : std::clamp(kTilePairs / pairs, kPanel, kMaxTileColumns) / kPanel * kPanel;
+}
+
+class Bf16ManyRows : public ManyRows {
+ public:
+  // A PanelSource has whole groups of 64 pairs.
+  bool fits(int64_t k) const override { return k > 0 && pairs_of(k) <= kMaxDepth; }
+  int64_t block_rows() const override { return kRows; }
+  int64_t panel_columns() const override { return kPanel; }
+  int64_t tile_columns(int64_t k) const override { return tile_columns_for(k); }
+
+  int64_t left_floats(int64_t rows, int64_t k) const override {
+    return (rows + kRows - 1) / kRows * kRows * pairs_of(k);
+  }
+  int64_t panel_floats(int64_t columns, int64_t k) const override {
+    return (columns + kPanel - 1) / kPanel * kPanel * pairs_of(k);
+  }
+
+  void pack_left(const Rows& x, int64_t first, int64_t begin, int64_t end, int64_t k, float* packed) const override {
+    linear_detail::pack_left(x, first, begin, end, k, reinterpret_cast<uint32_t*>(packed));
+  }
+
+  void pack_panels(const Product& product, int64_t begin, int64_t end, float* panels) const override {
+    const int64_t pairs = pairs_of(product.k);
+    pack_tile(product, begin, end - begin, 0, pairs, reinterpret_cast<uint32_t*>(panels) + begin * pairs);
+  }
+
+  void multiply_rows(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
+                     const float* panels) const override {
+    PartFetch none(product, product.n, 0, 1);
+    multiply_packed(product, reinterpret_cast<const uint32_t*>(left), first, begin, end, 0, product.n, 0,
+                    pairs_of(product.k), reinterpret_cast<const uint32_t*>(panels), nullptr, none);
+  }
+
+  void multiply_columns(const Product& product, const float* left, int64_t begin, int64_t end) const override {
+    const int64_t step = tile_columns_for(product.k);
+    for (int64_t n = begin; n < end; n += step) {
+      multiply_tile(product, reinterpret_cast<const uint32_t*>(left), 0, 0, product.m, n, std::min(step, end - n),
+                    n + step);
+    }
+  }
+};
 
 }  // namespace
 
@@ -154,12 +211,7 @@ int64_t bf16::many_rows_workspace(int64_t m, int64_t k) {
 void bf16::many_rows(const Product& product, float* workspace) {
   auto* const packed = reinterpret_cast<uint32_t*>(workspace);
   const int64_t piece = piece_rows(product.m, product.k);
-  const int64_t depth = std::min(kMaxDepth, pairs_of(product.k));
-  // `partial` holds one panel's sums: with several passes over k a tile is one panel wide.
-  int64_t tile_columns = kPanel;
-  if (pairs_of(product.k) <= kMaxDepth) {
-    tile_columns = std::clamp(kTilePairs / depth, kPanel, kMaxTileColumns) / kPanel * kPanel;
-  }
+  const int64_t tile_columns = tile_columns_for(product.k);
   for (int64_t begin = 0; begin < product.m; begin += piece) {
     const int64_t end = std::min(product.m, begin + piece);
     const int64_t blocks = (end - begin + kRows - 1) / kRows;
@@ -188,6 +240,11 @@ void bf16::many_rows(const Product& product, float* workspace) {
   }
 }
 
+const ManyRows& bf16::many_rows_in_pieces() {
+  static const Bf16ManyRows pieces;
+  return pieces;
+}
+
 }  // namespace mamba::ops::linear_detail
 MAMBA_AVX512_BF16_END
 
@@ -201,5 +258,8 @@ int64_t bf16::many_rows_workspace(int64_t, int64_t) {
   return 0;
 }
 void bf16::many_rows(const Product&, float*) {}
+const ManyRows& bf16::many_rows_in_pieces() {
+  return linear_detail::many_rows_in_pieces();
+}
 }  // namespace mamba::ops::linear_detail
 #endif

@@ -71,4 +71,17 @@ void multiply(const Product& product, const std::vector<int64_t>& groups, float*
   many_rows(product, workspace);
 }
 
+const ManyRows* multiply_in_pieces(Float left, Float right, int64_t k) {
+  Product product;
+  product.k = k;
+  product.left.rows.type = left;
+  product.right.matrix.type = right;
+  const bool in_bf16 = bf16::can_multiply(product);
+  if (always_onednn() || amx::can_multiply(product) || (!in_bf16 && onednn_multiplies(left, right))) {
+    return nullptr;
+  }
+  const ManyRows& pieces = in_bf16 ? bf16::many_rows_in_pieces() : many_rows_in_pieces();
+  return pieces.fits(k) ? &pieces : nullptr;
+}
+
 }  // namespace mamba::ops::linear_detail

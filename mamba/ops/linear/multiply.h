@@ -19,6 +19,9 @@ int64_t multiply_workspace(int64_t m, int64_t groups, int64_t k, Float left, Flo
 // is locked by the caller. Does not throw.
 void multiply(const Product& product, const std::vector<int64_t>& groups, float* workspace);
 
+// The same in pieces; null where another way than these is taken, or k is too long.
+const ManyRows* multiply_in_pieces(Float left, Float right, int64_t k);
+
 // The rows as one matrix: in place when they lie at equal distances, else copied to `copy`, copied_floats() of them.
 Matrix as_matrix(const Rows& rows, int64_t columns, float* copy);
 constexpr int64_t copied_floats(int64_t rows, int64_t columns) {

@@ -96,26 +96,33 @@ inline __m512i interleaved(const uint16_t* a, const uint16_t* b, int64_t count) 
 
 // Rows [begin, end) of the left operand in blocks of kRows: row r's pair p to packed[(r / kRows * pairs + p) * kRows +
 // r % kRows], r counted from piece_begin. `begin` starts a block.
+inline void pack_left(const Rows& x, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, uint32_t* packed) {
+  const int64_t pairs = pairs_of(k);
+  const auto row_of = [&](int64_t row) { return static_cast<const uint16_t*>(x.rows[static_cast<size_t>(row)]); };
+  for (int64_t row = begin; row < end; row += kRows) {
+    const int64_t rows = std::min(kRows, end - row);
+    const uint16_t* from[kRows] = {};
+    for (int64_t i = 0; i < rows; ++i) {
+      from[i] = row_of(row + i);
+    }
+    const int64_t ahead =
+        row + kRows < end ? reinterpret_cast<const char*>(row_of(row + kRows)) - reinterpret_cast<const char*>(from[0])
+                          : 0;
+    pack_eight(from, rows, k, ahead, packed + (row - piece_begin) * pairs, kRows);
+  }
+}
+
+// The same of an operand that lies in rows of k.
 inline void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, uint32_t* packed) {
+  if (!left.transposed) {
+    pack_left(left.rows, piece_begin, begin, end, k, packed);
+    return;
+  }
   const int64_t pairs = pairs_of(k);
   const auto row_of = [&](int64_t row) {
     return static_cast<const uint16_t*>(left.rows.rows[static_cast<size_t>(row)]);
   };
   uint32_t* const to = packed + (begin - piece_begin) * pairs;
-  if (!left.transposed) {
-    for (int64_t row = begin; row < end; row += kRows) {
-      const int64_t rows = std::min(kRows, end - row);
-      const uint16_t* from[kRows] = {};
-      for (int64_t i = 0; i < rows; ++i) {
-        from[i] = row_of(row + i);
-      }
-      const int64_t ahead = row + kRows < end ? reinterpret_cast<const char*>(row_of(row + kRows)) -
-                                                    reinterpret_cast<const char*>(from[0])
-                                              : 0;
-      pack_eight(from, rows, k, ahead, to + (row - begin) * pairs, kRows);
-    }
-    return;
-  }
   // Some of k's rows at a time, a line of each: that many are fetched ahead in time.
   constexpr int64_t kPairsAtOnce = 16;
   constexpr int64_t kLine = 32;

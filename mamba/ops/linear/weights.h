@@ -46,6 +46,9 @@ class Weights {
                            int64_t end, const OutRows& y) const = 0;
   // The same of `product`, whose right operand is these weights and not yet set. `groups` as in multiply().
   virtual void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const = 0;
+  // How many() goes about it where that can be done in pieces, else null; and the right operand for them.
+  virtual const ManyRows* many_in_pieces(Float x) const = 0;
+  virtual Right right() const = 0;
 };
 
 // How weights lie in the inputs of a node.

@@ -9,9 +9,9 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
-#include "mamba/ops/block_step/cpu_block.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/model_step/cpu_model.h"
 
 namespace mamba::ops {
 
@@ -20,43 +20,6 @@ namespace mx = mlx::core;
 namespace {
 
 constexpr const char* kOp = "model_step";
-
-}  // namespace
-
-class CpuModel {
- public:
-  CpuModel(const CpuModelStepWeights& weights, const mx::Stream& stream)
-      : norm_f(weights.norm_f, weights.eps, stream),
-        output(kOp, "output", weights.output, -1, weights.norm_f.shape(0), stream) {
-    check(!weights.blocks.empty(), "[{}] there are no blocks", kOp);
-    blocks.reserve(weights.blocks.size());
-    for (const CpuStepWeights& block : weights.blocks) {
-      blocks.emplace_back(kOp, block, stream);
-      const step::CpuBlock& first = blocks.front();
-      const step::CpuBlock& last = blocks.back();
-      check(first.width() == last.width() && first.channels() == last.channels() && first.states() == last.states() &&
-                first.taps() == last.taps() && first.rank() == last.rank(),
-            "[{}] blocks 0 and {} have different shapes", kOp, blocks.size() - 1);
-    }
-    check_shape(kOp, "norm_f", weights.norm_f, {blocks.front().width()});
-  }
-
-  int64_t few_workspace(int64_t batch) const {
-    int64_t floats = output->few_workspace(batch);
-    for (const step::CpuBlock& block : blocks) {
-      for (const step::CpuMatrix* matrix : {&block.in_proj, &block.x_proj, &block.dt_proj, &block.out_proj}) {
-        floats = std::max(floats, (*matrix)->few_workspace(batch));
-      }
-    }
-    return floats;
-  }
-
-  std::vector<step::CpuBlock> blocks;
-  step::CpuNorm norm_f;
-  step::CpuMatrix output;
-};
-
-namespace {
 
 // Gathered before it is dispatched.
 struct Job {
@@ -135,19 +98,9 @@ class CpuModelStep : public cpu::CpuNode<CpuModelStep, Settings> {
     job->h = read(0);
     job->states.conv = read(1);
     job->states.ssm = static_cast<const float*>(read(2));
-    // A step reads the states once and writes them once: in place where nobody else holds them. Each output has a list
-    // of the inputs, and those of the others, which MLX is about to clear, would hold them.
-    for (mx::array& out : outputs) {
-      if (&out.inputs() != &inputs && !out.is_tracer()) {
-        out.inputs().clear();
-      }
-    }
+    // A step reads the states once and writes them once: in place where nobody else holds them.
     allocate(outputs[0]);
-    for (size_t i = 1; i < outputs.size(); ++i) {
-      if (!take_over(inputs[i], outputs[i])) {
-        allocate(outputs[i]);
-      }
-    }
+    take_over_or_allocate(inputs, 1, outputs);
     for (mx::array& out : outputs) {
       encoder.set_output_array(out);
     }

@@ -22,6 +22,7 @@ namespace mx = mlx::core;
 
 using linear_detail::float_type;
 using linear_detail::Product;
+using linear_detail::Right;
 using linear_detail::WeightFormat;
 using linear_detail::Weights;
 
@@ -91,13 +92,14 @@ Packed read_packed(const std::vector<mx::array>& inputs, size_t first, const For
 class PackedPanels : public linear_detail::PanelSource {
  public:
   explicit PackedPanels(const Packed& weight) : weight_(weight) {}
+  explicit PackedPanels(const Quantized&) {}
 
   void pack(int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* panel) const override {
     bf16::pack_panel(weight_, n, columns, first, depth, panel);
   }
 
  private:
-  const Packed& weight_;
+  Packed weight_;
 };
 
 // Many rows multiply a tile of W after another, each written out as floats that stay in the last-level cache; or, where
@@ -105,7 +107,7 @@ class PackedPanels : public linear_detail::PanelSource {
 template <typename Codes>
 class CodedWeights : public Weights {
  public:
-  explicit CodedWeights(const Codes& weight) : weight_(weight) {
+  explicit CodedWeights(const Codes& weight) : weight_(weight), panels_(weight) {
     n = weight.n;
     k = weight.k;
   }
@@ -148,17 +150,10 @@ class CodedWeights : public Weights {
   }
 
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
-    if constexpr (std::is_same_v<Codes, Packed>) {
-      const PackedPanels panels(weight_);
-      product.right = {
-          .matrix = {.data = nullptr, .stride = k, .type = Float::kBfloat16}, .by_k = false, .panels = &panels};
-      // The products that multiply() would take before this one need rows that lie in memory.
-      if (!linear_detail::always_onednn() && !linear_detail::amx::can_multiply(product) &&
-          linear_detail::bf16::can_multiply(product)) {
-        linear_detail::bf16::many_rows(product, workspace);
-        return;
-      }
-      product.right = {};
+    if (makes_panels(product.left.rows.type)) {
+      product.right = right();
+      linear_detail::bf16::many_rows(product, workspace);
+      return;
     }
     const Float type = tile_type(product.left.rows.type);
     const int64_t row_bytes = k * linear_detail::size_of(type);
@@ -183,6 +178,13 @@ class CodedWeights : public Weights {
     }
   }
 
+  const linear_detail::ManyRows* many_in_pieces(Float x) const override {
+    return makes_panels(x) ? linear_detail::multiply_in_pieces(x, Float::kBfloat16, k) : nullptr;
+  }
+  Right right() const override {
+    return {.matrix = {.data = nullptr, .stride = k, .type = Float::kBfloat16}, .by_k = false, .panels = &panels_};
+  }
+
  private:
   // As few tiles as may be, since each packs all rows of x again, and no fewer rows than keep the product busy.
   static constexpr int64_t kTileBytes = 6 << 20;
@@ -196,6 +198,17 @@ class CodedWeights : public Weights {
     return linear_detail::copied_floats(tile_rows(type), (k * linear_detail::size_of(type) + 3) / 4);
   }
 
+  // Whether codes become panels of the product. Those that multiply() would take before this one need rows that lie in
+  // memory.
+  bool makes_panels(Float x) const {
+    Product product;
+    product.k = k;
+    product.left.rows.type = x;
+    product.right = right();
+    return std::is_same_v<Codes, Packed> && !linear_detail::always_onednn() &&
+           !linear_detail::amx::can_multiply(product) && linear_detail::bf16::can_multiply(product);
+  }
+
   // bfloat16 where x is no wider and oneDNN multiplies it.
   Float tile_type(Float x) const {
     const bool narrow = x == Float::kBfloat16 && linear_detail::multiplies_in_bf16(x, x);
@@ -203,6 +216,7 @@ class CodedWeights : public Weights {
   }
 
   Codes weight_;
+  PackedPanels panels_;
 };
 
 class CodedFormat : public WeightFormat {

@@ -173,7 +173,7 @@ template <typename T>
 void scan_tile(const scan::Inputs& in, const scan::Outputs& out, const ChannelBlock& block, const Next& next,
                int64_t t0, int64_t t1, const Tile& tile, float* h) {
   T* y = static_cast<T*>(out.y);
-  if (t0 > 0 && t0 % kKept == 0) {
+  if (out.kept != nullptr && t0 > 0 && t0 % kKept == 0) {
     const size_t bytes = static_cast<size_t>(in.states * kBlock) * sizeof(float);
     std::memcpy(out.kept + block.kept_offset(in, t0 / kKept - 1), h, bytes);
   }
@@ -216,22 +216,37 @@ void scan_group(const scan::Inputs& in, const scan::Outputs& out, int64_t b, int
   }
 }
 
-void forward(const scan::Inputs& in, const scan::Outputs& out) {
+int64_t block_updates(const scan::Inputs& in) {
+  return (in.length + 1) * in.states * kBlock;
+}
+
+// A range is worth handing to another thread from about 5 us of work on, and a few ranges per thread even out.
+int64_t blocks_per_group(const scan::Inputs& in) {
   const int64_t blocks = scan::num_blocks(in.channels);
-  // A range is worth handing to another thread from about 5 us of work on, and a few ranges per thread even out.
-  const int64_t block_updates = (in.length + 1) * in.states * kBlock;
   const int64_t even = in.batch * blocks / (4 * num_threads());
-  const int64_t group = std::clamp<int64_t>(std::max(8192 / block_updates, even), 1, std::min(kMaxGroup, blocks));
+  return std::clamp<int64_t>(std::max(8192 / block_updates(in), even), 1, std::min(kMaxGroup, blocks));
+}
+
+void scan_tasks(const scan::Inputs& in, const scan::Outputs& out, int64_t begin, int64_t end) {
+  const int64_t blocks = scan::num_blocks(in.channels);
+  const int64_t group = blocks_per_group(in);
   const int64_t groups = (blocks + group - 1) / group;
-  const int64_t grain = std::max<int64_t>(1, 8192 / (group * block_updates));
   cpu::visit(in.element, [&](auto type) {
-    parallel_for(in.batch * groups, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task % groups * group;
-        scan_group<decltype(type)>(in, out, task / groups, first, std::min(group, blocks - first));
-      }
-    });
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % groups * group;
+      scan_group<decltype(type)>(in, out, task / groups, first, std::min(group, blocks - first));
+    }
   });
+}
+
+int64_t count_tasks(const scan::Inputs& in) {
+  const int64_t group = blocks_per_group(in);
+  return in.batch * ((scan::num_blocks(in.channels) + group - 1) / group);
+}
+
+void forward(const scan::Inputs& in, const scan::Outputs& out) {
+  const int64_t grain = std::max<int64_t>(1, 8192 / (blocks_per_group(in) * block_updates(in)));
+  parallel_for(count_tasks(in), grain, [&](int64_t begin, int64_t end) { scan_tasks(in, out, begin, end); });
 }
 
 }  // namespace
@@ -241,9 +256,19 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace mamba::ops {
 HWY_EXPORT(forward);
+HWY_EXPORT(scan_tasks);
+HWY_EXPORT(count_tasks);
 
 void scan::forward(const Inputs& in, const Outputs& out) {
   HWY_DYNAMIC_DISPATCH(ops::forward)(in, out);
+}
+
+int64_t scan::num_tasks(const Inputs& in) {
+  return HWY_DYNAMIC_DISPATCH(ops::count_tasks)(in);
+}
+
+void scan::forward_tasks(const Inputs& in, const Outputs& out, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(ops::scan_tasks)(in, out, begin, end);
 }
 
 }  // namespace mamba::ops

@@ -34,9 +34,10 @@ struct Inputs {
 };
 
 struct Outputs {
-  void* y;       // (B, L, D)
+  void* y;       // (B, L, D); may be u
   float* state;  // (B, D, N)
-  float* kept;   // (B, num_kept, num_blocks, N, kBlock): states, channels in the last axis
+  // (B, num_kept, num_blocks, N, kBlock): states, channels in the last axis. Null: none are kept.
+  float* kept;
 };
 
 // Each channel's numbers lie at [..., n, c % kBlock] of block c / kBlock; the last block is filled up with zeros.
@@ -73,6 +74,9 @@ struct Gradients {
 };
 
 void forward(const Inputs& in, const Outputs& out);
+// forward() in pieces, on the calling thread: tasks [begin, end) of so many.
+int64_t num_tasks(const Inputs& in);
+void forward_tasks(const Inputs& in, const Outputs& out, int64_t begin, int64_t end);
 void backward(const Inputs& in, const Cotangents& cotangents, const Gradients& out);
 
 }  // namespace mamba::ops::scan
