@@ -9,6 +9,7 @@
 // A lane is a column of the result: a vector holds 32 bits of codes of each of 16 columns, and x comes as four bytes
 // for all lanes. So nothing is added up across lanes, and scales are vectors.
 
+#include "mamba/ops/cpu/amx.h"
 #include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/quantized_linear/kernel.h"
 
@@ -21,12 +22,13 @@ MAMBA_AVX512_BF16_BEGIN
 namespace mamba::ops::quantized_detail {
 namespace {
 
-// With so many rows a processor's own fetching, which follows reads, leaves memory time.
-constexpr int kFetchRows = 3;
-constexpr int64_t kFetchAhead = 2048;
+// Bytes ahead at which codes are asked for. With three rows or more a processor's own fetching, which follows reads,
+// leaves memory time; with fewer it keeps up on Zen 4, which asking for codes holds up, and does not on those with AMX.
+constexpr int64_t kFetchManyAhead = 2048;
+constexpr int64_t kFetchFewAhead = 4096;
 
 // total[i]: the products of row i and a block's columns.
-template <int kRows, int kBits>
+template <int kRows, int kBits, bool kFetchFew>
 __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_t* block, const FewBytes& x,
                                               __m512* total) {
   constexpr int kVectors = 8 / kBits;  // of codes in one of words
@@ -34,6 +36,7 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
   constexpr int kSums = kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
   constexpr int kApart = std::max(kVectors, kSums);
   constexpr int kWords = kApart / kVectors;
+  constexpr int64_t kAhead = kRows >= 3 ? kFetchManyAhead : kFetchFew ? kFetchFewAhead : 0;
   const __m512i mask = _mm512_set1_epi8(15);
   __m512 sums[kRows];
 #pragma GCC unroll 8
@@ -59,8 +62,8 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
 #pragma GCC unroll 4
       for (int w = 0; w < kWords; ++w) {
         const __m512i words = _mm512_loadu_si512(at + 64 * w);
-        if constexpr (kRows >= kFetchRows) {
-          _mm_prefetch(reinterpret_cast<const char*>(at + 64 * w + kFetchAhead), _MM_HINT_T0);
+        if constexpr (kAhead > 0) {
+          _mm_prefetch(reinterpret_cast<const char*>(at + 64 * w + kAhead), _MM_HINT_T0);
         }
         if constexpr (kBits == 8) {
           codes[w] = words;
@@ -102,16 +105,21 @@ template <int kBits>
 void columns_of(const Packed& weight, int64_t rows, const FewBytes& x, const float* bias, int64_t begin, int64_t end,
                 const OutRows& y) {
   constexpr int kMaxRows = 8;
-  constexpr decltype(&multiply_block<1, kBits>) kOf[kMaxRows] = {
-      multiply_block<1, kBits>, multiply_block<2, kBits>, multiply_block<3, kBits>, multiply_block<4, kBits>,
-      multiply_block<5, kBits>, multiply_block<6, kBits>, multiply_block<7, kBits>, multiply_block<8, kBits>};
+  constexpr decltype(&multiply_block<1, kBits, false>) kOf[kMaxRows] = {
+      multiply_block<1, kBits, false>, multiply_block<2, kBits, false>, multiply_block<3, kBits, false>,
+      multiply_block<4, kBits, false>, multiply_block<5, kBits, false>, multiply_block<6, kBits, false>,
+      multiply_block<7, kBits, false>, multiply_block<8, kBits, false>};
+  constexpr decltype(&multiply_block<1, kBits, true>) kFetching[] = {multiply_block<1, kBits, true>,
+                                                                     multiply_block<2, kBits, true>};
+  const bool fetches = cpu::has_tiles();
   for (int64_t column = begin; column < end;) {
     const int64_t count = std::min(kColumns - column % kColumns, end - column);
     int64_t some = 0;
     for (int64_t row = 0; row < rows; row += some) {
       some = std::min<int64_t>(kMaxRows, rows - row);
       __m512 total[kMaxRows];
-      kOf[some - 1](weight, weight.block(column / kColumns), x.from_row(row), total);
+      const auto multiply = fetches && some <= 2 ? kFetching[some - 1] : kOf[some - 1];
+      multiply(weight, weight.block(column / kColumns), x.from_row(row), total);
       for (int64_t i = 0; i < some; ++i) {
         store_columns(total[i], column, count, bias, y, row + i);
       }
