@@ -93,6 +93,10 @@ class HostSource : public TokenSource {
       tokens.push_back(row.history.back());
       row.unread = false;
     }
+    if (model_.steps_at_once()) {
+      logits_ = model_.step_at_once(tokens, state_->stacked());
+      return;
+    }
     const auto rows = static_cast<int>(tokens.size());
     const mx::array ids(tokens.begin(), {rows}, mx::int32);
     if (model_.steps_stacked(rows)) {

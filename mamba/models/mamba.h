@@ -130,6 +130,11 @@ class MambaLM {
   std::pair<mlx::core::array, StackedState> step(const mlx::core::array& tokens, const StackedState& state,
                                                  mlx::core::StreamOrDevice s = {}) const;
 
+  // The same at once, on the calling thread: the logits, and `state` becomes the next one, in place where nobody else
+  // holds it. On CPUs, as steps_stacked().
+  bool steps_at_once() const;
+  mlx::core::array step_at_once(std::span<const int32_t> tokens, StackedState& state) const;
+
   // The weights that logits() multiplies with: (vocab, d_model). Throws UsageError where they are quantised.
   const mlx::core::array& output_weight() const;
 

@@ -170,9 +170,22 @@ std::pair<mx::array, State> MambaLM::hidden_by_blocks(const mx::array& embedding
   return {mx::astype(x, dtype(), s), std::move(next)};
 }
 
+bool MambaLM::steps_at_once() const {
+  return cpu_model_ != nullptr && !has_adapters() && ops::can_step_on_cpu(mx::to_stream({}));
+}
+
+mx::array MambaLM::step_at_once(std::span<const int32_t> tokens, StackedState& state) const {
+  check(cpu_model_ != nullptr, "[MambaLM] a step at once needs a model that is prepared");
+  const mx::Dtype residual = config_.residual_in_fp32 ? mx::float32 : dtype();
+  return ops::cpu_model_step_now(tokens, residual, state.conv, state.ssm, cpu_model_);
+}
+
 void MambaLM::read_for_cpu_step() {
-  ops::CpuModelStepWeights weights{
-      .blocks = {}, .norm_f = norm_f_.weight, .eps = norm_f_.eps, .output = matrix_of(output())};
+  ops::CpuModelStepWeights weights{.blocks = {},
+                                   .norm_f = norm_f_.weight,
+                                   .eps = norm_f_.eps,
+                                   .output = matrix_of(output()),
+                                   .embeddings = matrix_of(embeddings_)};
   for (size_t i = 0; i < layers_.size(); ++i) {
     weights.blocks.push_back(cpu_weights_of(layers_[i], derived_[i]));
   }

@@ -81,16 +81,35 @@ TEST(Step, EveryWayGivesTheSame) {
 TEST(Step, StacksOnCpusUnlessThereAreAdapters) {
   MambaLM model = small_model(mx::float32);
   EXPECT_TRUE(model.steps_stacked(3));
+  EXPECT_TRUE(model.steps_at_once());
   model.visit_linears("", [](const std::string& path, nn::Linear& layer) {
     if (path.find("layers.2.mixer.x_proj") != std::string::npos) {
       layer.lora.emplace();
     }
   });
   EXPECT_FALSE(model.steps_stacked(3));
+  EXPECT_FALSE(model.steps_at_once());
   model.visit_linears("", [](const std::string&, nn::Linear& layer) { layer.lora.reset(); });
   EXPECT_TRUE(model.steps_stacked(3));
   model.visit("", [](const std::string&, mx::array&) {});
   EXPECT_FALSE(model.steps_stacked(3));
+}
+
+TEST(Step, GivesTheSameBitsAtOnce) {
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+    const MambaLM model = small_model(dtype);
+    StackedState in_graph = StackedState::of(model.initial_state(3));
+    StackedState at_once = in_graph;
+    for (int t = 0; t < 5; ++t) {
+      mx::array tokens = some_tokens(3, t);
+      auto [logits, next] = model.step(tokens, in_graph);
+      in_graph = next;
+      const mx::array got = model.step_at_once({tokens.data<int32_t>(), 3}, at_once);
+      EXPECT_TRUE(mx::array_equal(got, logits).item<bool>()) << dtype << " " << t;
+      EXPECT_TRUE(mx::array_equal(at_once.conv, in_graph.conv).item<bool>());
+      EXPECT_TRUE(mx::array_equal(at_once.ssm, in_graph.ssm).item<bool>());
+    }
+  }
 }
 
 // Weights are the larger part of what a program holds, and lie in memory that is not MLX's.

@@ -96,10 +96,14 @@ void allocate(mx::array& out) {
   out.set_data(mx::allocator::malloc(out.nbytes()));
 }
 
-bool take_over(const mx::array& in, mx::array& out) {
+bool is_free(const mx::array& a) {
   // A buffer that MLX does not own, such as a mapped file, has size 0.
-  const bool free = in.is_donatable() && in.buffer_size() >= in.nbytes();
-  if (!free || !in.flags().row_contiguous || in.data_size() != in.size()) {
+  const bool free = a.is_donatable() && a.buffer_size() >= a.nbytes();
+  return free && a.flags().row_contiguous && a.data_size() == a.size();
+}
+
+bool take_over(const mx::array& in, mx::array& out) {
+  if (!is_free(in)) {
     return false;
   }
   out.copy_shared_buffer(in);

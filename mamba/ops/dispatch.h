@@ -34,6 +34,9 @@ mlx::core::array row_contiguous(const mlx::core::array& in, mlx::core::cpu::Comm
 // For eval_cpu: allocates `out` row-contiguous.
 void allocate(mlx::core::array& out);
 
+// Whether `a` fills memory of MLX's row by row that nobody else needs.
+bool is_free(const mlx::core::array& a);
+
 // For eval_cpu: gives `out` the memory of `in`, of the same shape and dtype, when `in` fills it row by row and nobody
 // else needs it; false, and `out` as before, otherwise.
 bool take_over(const mlx::core::array& in, mlx::core::array& out);

@@ -4,6 +4,7 @@
 #include <mlx/primitives.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 
 #include "mamba/base/error.h"
@@ -56,6 +57,17 @@ class FloatWeights : public Weights {
   void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin, int64_t end,
                    const OutRows& y) const override {
     linear_detail::few_columns(packed, rows, x_type, matrix_, bias, k, begin, end, y);
+  }
+
+  void row(int64_t index, Float type, void* to) const override {
+    const void* const from = static_cast<const uint8_t*>(matrix_.data) + index * matrix_.stride * size_of(matrix_.type);
+    if (type == matrix_.type) {
+      std::memcpy(to, from, static_cast<size_t>(k * size_of(type)));
+      return;
+    }
+    std::vector<float> wide(static_cast<size_t>(k));
+    widen(from, matrix_.type, k, wide.data());
+    narrow(wide.data(), k, type, to);
   }
 
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {

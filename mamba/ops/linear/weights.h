@@ -44,7 +44,9 @@ class Weights {
   }
   virtual void few_columns(const float* packed, int64_t rows, Float x_type, const float* bias, int64_t begin,
                            int64_t end, const OutRows& y) const = 0;
-  // The same of `product`, whose right operand is these weights and not yet set. `groups` as in multiply().
+  // Row `index`, rounded once to `type`, on the calling thread.
+  virtual void row(int64_t index, Float type, void* to) const = 0;
+  // few() of `product`, whose right operand is these weights and not yet set. `groups` as in multiply().
   virtual void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const = 0;
   // How many() goes about it where that can be done in pieces, else null; and the right operand for them.
   virtual const ManyRows* many_in_pieces(Float x) const = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "mamba/base/error.h"
@@ -27,6 +28,9 @@ class CpuModel {
                 first.taps() == last.taps() && first.rank() == last.rank(),
             "[model_step] blocks 0 and {} have different shapes", blocks.size() - 1);
     }
+    if (weights.embeddings) {
+      embeddings.emplace("model_step", "embeddings", *weights.embeddings, -1, blocks.front().width(), stream);
+    }
     check_shape("model_step", "norm_f", weights.norm_f, {blocks.front().width()});
   }
 
@@ -43,6 +47,7 @@ class CpuModel {
   std::vector<step::CpuBlock> blocks;
   step::CpuNorm norm_f;
   step::CpuMatrix output;
+  std::optional<step::CpuMatrix> embeddings;
 };
 
 }  // namespace mamba::ops

@@ -1,5 +1,6 @@
 #include "mamba/ops/model_step/cpu_step.h"
 
+#include <mlx/allocator.h>
 #include <mlx/ops.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/linear/convert.h"
 #include "mamba/ops/model_step/cpu_model.h"
 
 namespace mamba::ops {
@@ -121,6 +123,48 @@ class CpuModelStep : public cpu::CpuNode<CpuModelStep, Settings> {
   const char* name() const override { return "CpuModelStep"; }
 };
 
+void check_states(const CpuModel& model, int batch, mx::Dtype h, const mx::array& conv, const mx::array& ssm) {
+  const step::CpuBlock& block = model.blocks.front();
+  const auto layers = static_cast<int>(model.blocks.size());
+  check(batch > 0, "[{}] there are no sequences", kOp);
+  check_shape(kOp, "conv", conv, {layers, batch, block.taps() - 1, block.channels()});
+  check_shape(kOp, "ssm", ssm, {layers, batch, block.channels(), block.states()});
+  check_float(kOp, "conv", conv);
+  check(ssm.dtype() == mx::float32, "[{}] ssm must be float32 but is {}", kOp, shown(ssm.dtype()));
+  check(h == mx::float32 || h == conv.dtype(), "[{}] h must be float32 or {} but is {}", kOp, shown(conv.dtype()),
+        shown(h));
+}
+
+// Memory of no values yet.
+mx::array made(const mx::Shape& shape, mx::Dtype dtype) {
+  size_t bytes = dtype.size();
+  for (const int axis : shape) {
+    bytes *= static_cast<size_t>(axis);
+  }
+  return mx::array(mx::allocator::malloc(bytes), shape, dtype);
+}
+
+// Rows of the embeddings as buffers.h has them.
+std::vector<uint8_t> embedded(const CpuModel& model, std::span<const int32_t> tokens,
+                              const step::StepBuffers& buffers) {
+  const linear_detail::Weights& embeddings = **model.embeddings;
+  const linear_detail::Float narrow = buffers.normed.out.type, wide = buffers.h.out.type;
+  const auto size = static_cast<size_t>(embeddings.k * linear_detail::size_of(wide));
+  std::vector<uint8_t> rows(tokens.size() * size);
+  std::vector<uint8_t> row(static_cast<size_t>(embeddings.k * linear_detail::size_of(narrow)));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    // An id outside the rows is the caller's fault, but must not read outside them.
+    const auto id = std::clamp<int64_t>(tokens[i], 0, embeddings.n - 1);
+    if (narrow == wide) {
+      embeddings.row(id, wide, rows.data() + i * size);
+    } else {
+      embeddings.row(id, narrow, row.data());
+      linear_detail::widen(row.data(), narrow, embeddings.k, reinterpret_cast<float*>(rows.data() + i * size));
+    }
+  }
+  return rows;
+}
+
 }  // namespace
 
 bool can_step_on_cpu(const mx::Stream& stream) {
@@ -134,23 +178,48 @@ std::shared_ptr<const CpuModel> read_for_cpu_step(const CpuModelStepWeights& wei
 
 ModelStepOutputs cpu_model_step(const mx::array& h, const mx::array& conv, const mx::array& ssm,
                                 const std::shared_ptr<const CpuModel>& model, const mx::Stream& stream) {
-  const step::CpuBlock& block = model->blocks.front();
-  const auto layers = static_cast<int>(model->blocks.size());
-  check_shape(kOp, "h", h, {-1, block.width()});
+  check_shape(kOp, "h", h, {-1, model->blocks.front().width()});
   const int batch = h.shape(0);
-  check(batch > 0, "[{}] there are no sequences", kOp);
-  check_shape(kOp, "conv", conv, {layers, batch, block.taps() - 1, block.channels()});
-  check_shape(kOp, "ssm", ssm, {layers, batch, block.channels(), block.states()});
-  check_float(kOp, "conv", conv);
-  check(ssm.dtype() == mx::float32, "[{}] ssm must be float32 but is {}", kOp, shown(ssm.dtype()));
-  check(h.dtype() == mx::float32 || h.dtype() == conv.dtype(), "[{}] h must be float32 or {} but is {}", kOp,
-        shown(conv.dtype()), shown(h.dtype()));
+  check_states(*model, batch, h.dtype(), conv, ssm);
   check(can_step_on_cpu(stream), "[{}] this one runs on CPU streams alone", kOp);
   std::vector<mx::array> out =
       mx::array::make_arrays({{batch, static_cast<int>(model->output->n)}, conv.shape(), ssm.shape()},
                              {mx::float32, conv.dtype(), mx::float32},
                              std::make_shared<CpuModelStep>(stream, Settings{model}), {h, conv, ssm});
   return {std::move(out[0]), std::move(out[1]), std::move(out[2])};
+}
+
+mx::array cpu_model_step_now(std::span<const int32_t> tokens, mx::Dtype residual, mx::array& conv, mx::array& ssm,
+                             const std::shared_ptr<const CpuModel>& model) {
+  check(model->embeddings.has_value(), "[{}] there are no embeddings", kOp);
+  const auto batch = static_cast<int>(tokens.size());
+  check_states(*model, batch, residual, conv, ssm);
+  for (mx::array* state : {&conv, &ssm}) {
+    state->eval();
+    if (!state->flags().row_contiguous) {
+      *state = mx::contiguous(*state);
+      state->eval();
+    }
+  }
+  const cpu::Element element = cpu::element_of(conv);
+  Job job(model, batch, element, residual == mx::float32 ? cpu::Element::kFloat32 : element);
+  mx::array next_conv = is_free(conv) ? conv : made(conv.shape(), conv.dtype());
+  mx::array next_ssm = is_free(ssm) ? ssm : made(ssm.shape(), ssm.dtype());
+  mx::array logits = made({batch, static_cast<int>(model->output->n)}, mx::float32);
+  job.states = {.conv = conv.data<void>(),
+                .conv_after = next_conv.data<void>(),
+                .ssm = ssm.data<float>(),
+                .ssm_after = next_ssm.data<float>()};
+  for (int row = 0; row < batch; ++row) {
+    job.logits.rows.push_back(logits.data<float>() + int64_t{row} * logits.shape(1));
+  }
+  const std::vector<uint8_t> h = embedded(*model, tokens, job.buffers);
+  job.h = h.data();
+  linear_detail::Workspace::instance().reserve(job.buffers.floats());
+  job.run();
+  conv = std::move(next_conv);
+  ssm = std::move(next_ssm);
+  return logits;
 }
 
 }  // namespace mamba::ops

@@ -9,6 +9,8 @@
 #include <mlx/stream.h>
 
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "mamba/ops/block_step/cpu_step.h"
@@ -21,6 +23,7 @@ struct CpuModelStepWeights {
   mlx::core::array norm_f;
   float eps;
   StepMatrix output;
+  std::optional<StepMatrix> embeddings = {};  // for cpu_model_step_now()
 };
 
 // Whether `stream` has it: CPU streams under Linux.
@@ -35,7 +38,13 @@ std::shared_ptr<const CpuModel> read_for_cpu_step(const CpuModelStepWeights& wei
 ModelStepOutputs cpu_model_step(const mlx::core::array& h, const mlx::core::array& conv, const mlx::core::array& ssm,
                                 const std::shared_ptr<const CpuModel>& model, const mlx::core::Stream& stream);
 
-// The same in operations of their own: the specification.
+// The same at once, on the calling thread: a graph's evaluation wakes two others, one after the other. The logits after
+// `tokens` (B), each in [0, V), whose embeddings are rounded to T and then `residual` as h is above; conv and ssm are
+// evaluated where they are not, and become the states after them.
+mlx::core::array cpu_model_step_now(std::span<const int32_t> tokens, mlx::core::Dtype residual, mlx::core::array& conv,
+                                    mlx::core::array& ssm, const std::shared_ptr<const CpuModel>& model);
+
+// cpu_model_step() in operations of their own: the specification.
 ModelStepOutputs cpu_model_step_reference(const mlx::core::array& h, const mlx::core::array& conv,
                                           const mlx::core::array& ssm, const CpuModelStepWeights& weights,
                                           const mlx::core::Stream& stream);

@@ -182,8 +182,8 @@ TEST(ModelStep, EachSequenceGetsWhatItGetsAlone) {
 }
 
 TEST(ModelStep, DoesNotDependOnTheNumberOfThreads) {
-  for (const int bits : {0, 4}) {
-    const Problem p = problem_of({3, 224, 512, 16, 14, 4, mx::bfloat16, bits});
+  for (const auto& [bits, packs] : {std::pair{0, false}, {4, false}, {4, true}}) {
+    const Problem p = problem_of({5, 224, 512, 16, 14, 4, mx::bfloat16, bits, mx::float32, false, mx::float32, packs});
     set_num_threads(1);
     const std::vector<mx::array> one = step(p);
     for (const int threads : {2, 3, 5}) {
@@ -232,6 +232,56 @@ TEST(ModelStep, LeavesStatesThatAreHeld) {
   EXPECT_TRUE(same_bits(p.ssm, before[2]));
 }
 
+mx::array embeddings_of(const StepMatrix& matrix, const std::vector<int32_t>& ids, const Case& c) {
+  const mx::array tokens(ids.begin(), {static_cast<int>(ids.size())}, mx::int32);
+  const mx::array rows = [&] {
+    if (const auto* floats = std::get_if<mx::array>(&matrix)) {
+      return mx::astype(mx::take(*floats, tokens, 0, cpu()), c.dtype, cpu());
+    }
+    if (const auto* tiles = std::get_if<PackedWeight>(&matrix)) {
+      return quantized_rows(*tiles, tokens, c.dtype, cpu());
+    }
+    return quantized_rows(std::get<QuantizedWeight>(matrix), tokens, c.dtype, cpu());
+  }();
+  return mx::astype(rows, c.residual, cpu());
+}
+
+// From tokens, on the calling thread, twice: first with states that somebody holds.
+TEST(ModelStep, GivesTheSameBitsAtOnce) {
+  const std::vector<int32_t> ids = {3, 90, 0, 90, 17};
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+    for (const mx::Dtype residual : {mx::float32, dtype}) {
+      for (const int bits : {0, 4, 8}) {
+        for (const bool packs : {false, true}) {
+          const Case c{5, 64, 160, 16, 7, 4, dtype, bits, residual, false, dtype, packs};
+          SCOPED_TRACE(::testing::Message() << dtype << ", residual " << residual << ", " << bits << " bits " << packs);
+          Problem p = problem_of(c);
+          // Floats of another dtype than the model's are rounded.
+          p.weights.embeddings = bits == 0 && packs ? StepMatrix(normal({c.words, c.width}, 18))
+                                                    : matrix_of(c, c.words, c.width, 18, true);
+          p.h = embeddings_of(*p.weights.embeddings, ids, c);
+          const auto model = read_for_cpu_step(p.weights, cpu());
+          const std::vector<mx::array> first = step(p);
+          mx::array conv = p.conv, ssm = p.ssm;
+          const std::vector<mx::array> before = {mx::add(p.conv, mx::array(0, dtype)), mx::add(p.ssm, mx::array(0.0f))};
+          mx::eval(before);
+          EXPECT_TRUE(same_bits(cpu_model_step_now(ids, residual, conv, ssm, model), first[0]));
+          EXPECT_TRUE(same_bits(conv, first[1]));
+          EXPECT_TRUE(same_bits(ssm, first[2]));
+          EXPECT_TRUE(same_bits(p.conv, before[0]));
+          EXPECT_TRUE(same_bits(p.ssm, before[1]));
+          const std::vector<mx::array> second = step({p.h, first[1], first[2], p.weights});
+          const std::vector<const void*> memory = {conv.data<void>(), ssm.data<void>()};
+          EXPECT_TRUE(same_bits(cpu_model_step_now(ids, residual, conv, ssm, model), second[0]));
+          EXPECT_TRUE(same_bits(conv, second[1]));
+          EXPECT_TRUE(same_bits(ssm, second[2]));
+          EXPECT_EQ((std::vector<const void*>{conv.data<void>(), ssm.data<void>()}), memory);
+        }
+      }
+    }
+  }
+}
+
 TEST(ModelStep, ReadsSlices) {
   const Problem p = problem_of({2, 48, 96, 16, 3, 4, mx::bfloat16});
   Problem q = p;
@@ -275,6 +325,18 @@ TEST(ModelStep, RefusesWhatDoesNotFit) {
             }),
             "[model_step] blocks 0 and 1 have different shapes");
   EXPECT_EQ(refusal([](Problem& q) { q.weights.blocks.clear(); }), "[model_step] there are no blocks");
+  const auto at_once = [&](const Problem& q, mx::Dtype residual, const std::vector<int32_t>& tokens) {
+    mx::array conv = q.conv, ssm = q.ssm;
+    return message_of([&] { cpu_model_step_now(tokens, residual, conv, ssm, read_for_cpu_step(q.weights, cpu())); });
+  };
+  EXPECT_EQ(at_once(p, mx::float32, {1, 2}), "[model_step] there are no embeddings");
+  Problem q = p;
+  q.weights.embeddings = mx::zeros({91, 47});
+  EXPECT_EQ(at_once(q, mx::float32, {1, 2}), "[model_step] embeddings must be (-1, 48) but is (91, 47)");
+  q.weights.embeddings = mx::zeros({91, 48});
+  EXPECT_EQ(at_once(q, mx::float32, {1}), "[model_step] conv must be (2, 1, 3, 96) but got (2, 2, 3, 96)");
+  EXPECT_EQ(at_once(q, mx::bfloat16, {1, 2}), "[model_step] h must be float32 or float32 but is bfloat16");
+  EXPECT_EQ(at_once(q, mx::float32, {}), "[model_step] there are no sequences");
 }
 
 }  // namespace

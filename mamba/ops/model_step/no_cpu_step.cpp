@@ -19,6 +19,11 @@ ModelStepOutputs cpu_model_step(const mlx::core::array&, const mlx::core::array&
   throw Error("[model_step] has no kernel for this system's CPUs");
 }
 
+mlx::core::array cpu_model_step_now(std::span<const int32_t>, mlx::core::Dtype, mlx::core::array&, mlx::core::array&,
+                                    const std::shared_ptr<const CpuModel>&) {
+  throw Error("[model_step] has no kernel for this system's CPUs");
+}
+
 bool can_take_prompt(const CpuModel&, int, mlx::core::Dtype) {
   return false;
 }

@@ -149,6 +149,8 @@ class CodedWeights : public Weights {
     quantized_detail::few_columns(weight_, rows, x_type, packed, bias, begin, end, y);
   }
 
+  void row(int64_t index, Float type, void* to) const override { dequantize_row(weight_, index, type, to); }
+
   void many(Product& product, const std::vector<int64_t>& groups, float* workspace) const override {
     if (makes_panels(product.left.rows.type)) {
       product.right = right();
