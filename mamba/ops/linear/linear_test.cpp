@@ -599,7 +599,8 @@ void check_gradients_of(int m, int n, int k) {
                            mx::bfloat16));
 }
 
-// Panels of one, two and three vectors, several passes over k, pieces of the left operand, odd numbers of everything.
+// Panels of one, two and three vectors, several passes over k, pieces of the left operand, odd numbers of everything;
+// and whole blocks of rows and vectors, whose results leave registers for where they belong.
 TEST(LinearBfloat16, TakesLongSumsAndManyRows) {
   for (const auto& [m, n, k] : {std::tuple{67, 40, 3071},
                                 {67, 97, 3073},
@@ -607,6 +608,8 @@ TEST(LinearBfloat16, TakesLongSumsAndManyRows) {
                                 {1030, 50, 3075},
                                 {1400, 7, 3069},
                                 {515, 200, 769},
+                                {1040, 208, 3080},
+                                {96, 2064, 66},
                                 {41, 3, 50}}) {
     check_product(m, n, k, mx::bfloat16, mx::bfloat16, m % 2 == 0);
     check_product(m, n, k, mx::bfloat16, mx::bfloat16, false, mx::float32);

@@ -43,10 +43,17 @@ constexpr int64_t piece_rows(int64_t m, int64_t k) {
 // Sums of a block, kPanel to a row.
 using Sums = float[kRows * kPanel];
 
-// sums (+)= left [depth][kRows] times panel [depth][kVectors * kVector].
+// Where all sums of a block go at once, as they are or rounded to bfloat16: column `first` on of kRows rows.
+struct Direct {
+  void* const* rows = nullptr;
+  int64_t first = 0;
+  bool narrow = false;
+};
+
+// sums (+)= left [depth][kRows] times panel [depth][kVectors * kVector]. They go to `direct` if there is one.
 template <int kVectors>
 __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                                              BlockFetch& fetch, float* sums) {
+                                              BlockFetch& fetch, float* sums, const Direct& direct) {
   __m512 sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int64_t i = 0; i < kRows; ++i) {
@@ -79,23 +86,43 @@ __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32
   }
   fetch.last();
   multiply(early, depth);
+  if (direct.rows == nullptr) {
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < kRows; ++i) {
+    for (int64_t i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int64_t v = 0; v < kVectors; ++v) {
-      _mm512_store_ps(sums + i * kPanel + v * kVector, sum[i][v]);
+      for (int64_t v = 0; v < kVectors; ++v) {
+        _mm512_store_ps(sums + i * kPanel + v * kVector, sum[i][v]);
+      }
+    }
+  } else if (direct.narrow) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kRows; ++i) {
+      auto* const to = static_cast<uint16_t*>(direct.rows[i]) + direct.first;
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + v * kVector), (__m256i)_mm512_cvtneps_pbh(sum[i][v]));
+      }
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kRows; ++i) {
+      auto* const to = static_cast<float*>(direct.rows[i]) + direct.first;
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) {
+        _mm512_storeu_ps(to + v * kVector, sum[i][v]);
+      }
     }
   }
 }
 
 void multiply_block(int64_t vectors, const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                    BlockFetch& fetch, float* sums) {
+                    BlockFetch& fetch, float* sums, const Direct& direct) {
   if (vectors == 1) {
-    multiply_block<1>(left, panel, depth, add, fetch, sums);
+    multiply_block<1>(left, panel, depth, add, fetch, sums, direct);
   } else if (vectors == 2) {
-    multiply_block<2>(left, panel, depth, add, fetch, sums);
+    multiply_block<2>(left, panel, depth, add, fetch, sums, direct);
   } else {
-    multiply_block<3>(left, panel, depth, add, fetch, sums);
+    multiply_block<3>(left, panel, depth, add, fetch, sums, direct);
   }
 }
 
@@ -120,6 +147,7 @@ void multiply_packed(const Product& product, const uint32_t* packed, int64_t pie
   const int64_t pairs = pairs_of(product.k);
   const bool last = first + depth == pairs;
   const bool one_pass = first == 0 && last;
+  const bool plain = !product.add && product.bias == nullptr && product.out.type != Float::kFloat16;
   for (int64_t row = begin; row < end; row += kRows) {
     const uint32_t* const left = packed + (row - piece_begin) * pairs + first * kRows;
     const int64_t rows = std::min(kRows, end - row);
@@ -127,12 +155,34 @@ void multiply_packed(const Product& product, const uint32_t* packed, int64_t pie
       const int64_t width = std::min(kPanel, columns - done);
       BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, n + done, width), part, depth / kFetchStep);
       float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
-      multiply_block((width + kVector - 1) / kVector, left, tile + done * depth, depth, first > 0, fetch, to);
-      for (int64_t i = 0; last && i < rows; ++i) {
+      Direct direct;
+      if (plain && last && rows == kRows && width % kVector == 0) {
+        direct = {product.out.rows.data() + row, n + done, product.out.type == Float::kBfloat16};
+      }
+      multiply_block((width + kVector - 1) / kVector, left, tile + done * depth, depth, first > 0, fetch, to, direct);
+      for (int64_t i = 0; last && direct.rows == nullptr && i < rows; ++i) {
         finish_row(product, row + i, n + done, width, to + i * kPanel);
       }
     }
   }
+}
+
+// Columns that the thread with most of them has where tiles are dealt out in turns.
+int64_t largest_share(int64_t n, int64_t columns, int64_t threads) {
+  const int64_t tiles = (n + columns - 1) / columns;
+  const int64_t all = (tiles + threads - 1) / threads * columns;
+  return tiles % threads == 1 % threads ? all - (tiles * columns - n) : all;
+}
+
+// Of widths from `most` down to `least`, both whole panels, the one that keeps all threads busy; the widest of such.
+int64_t balanced_columns(int64_t n, int64_t least, int64_t most) {
+  int64_t best = most;
+  for (int64_t columns = most - kPanel; columns >= least; columns -= kPanel) {
+    if (largest_share(n, columns, num_threads()) < largest_share(n, best, num_threads())) {
+      best = columns;
+    }
+  }
+  return best;
 }
 
 // Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
@@ -221,7 +271,8 @@ void bf16::many_rows(const Product& product, float* workspace) {
     // At least four tasks a thread, as far as narrower tiles and a split of the rows give them.
     const int64_t wanted = 4 * num_threads();
     const int64_t narrow = (product.n / wanted + kPanel - 1) / kPanel * kPanel;
-    const int64_t columns = std::clamp(narrow, std::min<int64_t>(tile_columns, 2 * kPanel), tile_columns);
+    const int64_t least = std::min(tile_columns, 2 * kPanel);
+    const int64_t columns = balanced_columns(product.n, least, std::clamp(narrow, least, tile_columns));
     const int64_t tiles = (product.n + columns - 1) / columns;
     const int64_t splits = std::clamp<int64_t>(wanted / tiles, 1, (end - begin + 127) / 128);
     const int64_t split_rows = ((end - begin + splits - 1) / splits + kRows - 1) / kRows * kRows;
