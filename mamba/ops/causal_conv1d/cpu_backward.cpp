@@ -18,6 +18,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -137,7 +139,11 @@ class BlockBack {
     input[kTaps - 1] = hn::Zero(d);
     const FloatVec bias = hn::LoadU(d, packed_.bias + first_ + c);
     FloatVec bias_sum = hn::LoadU(d, sums_ + kTaps * kBlock + c);
+    const bool starts_line = c % (64 / static_cast<int64_t>(sizeof(T))) == 0;
     for (int64_t t = from; t < to; ++t) {
+      if (starts_line) {
+        fetch_ahead(t + kPlainTile, c);
+      }
       x[kTaps - 1] = x_at(t);
       FloatVec g = load_some(d, out_->gy.row<T>(b_, t) + first_ + c, left);
       if (in_->silu) {
@@ -167,6 +173,15 @@ class BlockBack {
       hn::StoreU(input[k], d, strip_ + k * kBlock + c);
     }
     hn::StoreU(bias_sum, d, sums_ + kTaps * kBlock + c);
+  }
+
+  // What is read and written for the output at t: a tile's rows lie far apart.
+  HWY_INLINE void fetch_ahead(int64_t t, int64_t c) const {
+    if (t < end_) {
+      hwy::Prefetch(in_->x.row<T>(b_, t) + first_ + c);
+      hwy::Prefetch(out_->gy.row<T>(b_, t) + first_ + c);
+      hwy::Prefetch(static_cast<const T*>(out_->x) + (b_ * in_->length + t - before_) * in_->channels + first_ + c);
+    }
   }
 
   void outputs_back(int64_t from, int64_t to) const {

@@ -7,6 +7,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 
 #include "mamba/ops/cpu/floats-inl.h"
@@ -21,14 +23,24 @@ double sum_range(const T* in, int64_t count) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t run = 4 * lanes * 16;
+  const int64_t ahead = run;
   double total = 0;
   for (int64_t begin = 0; begin < count; begin += run) {
     const int64_t end = std::min(count, begin + run);
     FloatVec sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
-    size_t next = 0;
-    for (int64_t i = begin; i < end; i += lanes, next = (next + 1) % 4) {
+    int64_t i = begin;
+    for (; i + 4 * lanes <= end; i += 4 * lanes) {
+      hwy::Prefetch(in + i + ahead);
+      hwy::Prefetch(in + i + ahead + 2 * lanes);
+      MAMBA_CPU_UNROLL(4)
+      for (int64_t j = 0; j < 4; ++j) {
+        const FloatVec x = load(d, in + i + j * lanes);
+        sums[j] = hn::MulAdd(x, x, sums[j]);
+      }
+    }
+    for (int64_t j = 0; i < end; i += lanes, ++j) {
       const FloatVec x = load_some(d, in + i, static_cast<size_t>(end - i));
-      sums[next] = hn::MulAdd(x, x, sums[next]);
+      sums[j] = hn::MulAdd(x, x, sums[j]);
     }
     const FloatVec sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
     total += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));

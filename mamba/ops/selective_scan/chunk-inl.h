@@ -75,6 +75,19 @@ struct Chunk {
   }
 };
 
+// Asks for the lines that gradients of a block's position t are written to, so that writing them waits for none.
+template <typename T>
+HWY_INLINE void prefetch_gradients(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlock& block,
+                                   int64_t t) {
+  const int64_t row = (block.batch * in.length + t) * in.channels + block.first;
+  for (void* gradient : {out.u, out.delta, out.z}) {
+    if (gradient != nullptr) {
+      hwy::Prefetch(static_cast<const T*>(gradient) + row);
+      hwy::Prefetch(static_cast<const T*>(gradient) + row + block.count - 1);
+    }
+  }
+}
+
 template <typename T>
 HWY_INLINE void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block, int64_t from,
                         int64_t to, const Chunk& chunk) {
@@ -121,14 +134,18 @@ HWY_INLINE void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, cons
 // The group at channel c: a and h for positions [from, to), and y. chunk.A is the group's, and chunk.h holds the state
 // before `from` already.
 template <typename T>
-HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block,
-                          const Next& next, int64_t from, int64_t to, int64_t c, const Chunk& chunk) {
+HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, const scan::Gradients& out,
+                          const ChannelBlock& block, const Next& next, int64_t from, int64_t to, int64_t c,
+                          const Chunk& chunk) {
   const FloatTag d;
   const int64_t states = in.states;
   for (int64_t i = 0; i < to - from; ++i) {
     const bool reset = block.resets_at(in, from + i);
     if (c == 0) {
       next.prefetch<T>({&in.delta, &in.u, &in.z, &cotangent}, from + i);
+    }
+    if (c + kGroup >= block.count) {
+      prefetch_gradients<T>(in, out, block, from + i);
     }
     const float* B = chunk.B + i * states;
     const float* C = chunk.C + i * states;
@@ -145,7 +162,7 @@ HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, co
         FloatVec state = hn::Mul(dtu, hn::Set(d, B[n]));
         FloatVec decay = hn::Zero(d);
         if (HWY_LIKELY(!reset)) {
-          decay = exp2_normal(d, hn::Mul(dt, hn::Load(d, A + n * kGroup)));
+          decay = exp2_of_finite(d, hn::Mul(dt, hn::Load(d, A + n * kGroup)));
           state = hn::MulAdd(decay, hn::Load(d, before + n * kGroup), state);
         }
         hn::Store(decay, d, decays + n * kGroup);

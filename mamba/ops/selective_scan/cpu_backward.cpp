@@ -246,7 +246,7 @@ void chunk_back(const scan::Inputs& in, const scan::Cotangents& cotangents, cons
   for (int64_t c = 0; c < block.count; c += kGroup) {
     copy_group(states, start + c, kBlock, chunk.h, kGroup);
     copy_group(states, block.A + c, kBlock, chunk.A, kGroup);
-    recompute<T>(in, cotangents.y, block, next, from, to, c, chunk);
+    recompute<T>(in, cotangents.y, out, block, next, from, to, c, chunk);
     walk_back(states, to - from, c, chunk, work.carry + task * state_floats, work.A + task * state_floats,
               BC + (from - t0) * 2 * states);
   }
