@@ -29,6 +29,7 @@ constexpr int64_t kMaxTileColumns = 192;
 constexpr int64_t kPieceFloats = 2 << 20;  // packed rows of the left operand at a time: 8 MiB
 constexpr int64_t kMaxPieceRows = 1024;
 constexpr int64_t kMinPieceRows = 128;
+constexpr int64_t kFetchStep = 32;      // k's between two steps of a BlockFetch
 constexpr int64_t kMostBlockRows = 12;  // of any target
 
 constexpr int64_t piece_rows(int64_t m, int64_t k) {
@@ -48,7 +49,7 @@ struct Block {
   const float* bias;      // kPanel floats to add, or null
   float* to[kBlockRows];  // kPanel floats each
   bool add;               // to what `to` holds
-  ResultLines results;
+  BlockFetch& fetch;
 };
 
 template <int kRows, int kVectors>
@@ -81,11 +82,12 @@ HWY_INLINE void multiply_block(const Block& b) {
       }
     }
   };
-  // Lines that were asked for before have come as far as the second-level cache, past what was read since.
-  constexpr int64_t kLate = 32;
-  const int64_t early = std::max<int64_t>(0, b.depth - kLate);
-  multiply(0, early);
-  b.results.fetch();
+  const int64_t early = std::max<int64_t>(0, b.depth - kFetchStep);
+  for (int64_t k = 0; k < early; k += kFetchStep) {
+    b.fetch.next();
+    multiply(k, std::min(early, k + kFetchStep));
+  }
+  b.fetch.last();
   multiply(early, b.depth);
   MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < kRows; ++i) {
@@ -133,15 +135,14 @@ void multiply_packed(const Product& product, const float* packed, int64_t piece_
       const int64_t width = std::min(kPanel, columns - done);
       // Whole panels of float32 results go where they belong at once.
       const bool direct = last && k == 0 && width == kPanel && product.out.type == Float::kFloat32;
+      BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, column, width), part, depth / kFetchStep);
       Block block{.left = packed + (row - piece_begin) * product.k + k * kBlockRows,
                   .panel = tile + done * depth,
                   .depth = depth,
                   .bias = nullptr,
                   .to = {},
                   .add = k > 0 || product.add,
-                  .results = ResultLines(product.out, row, last ? rows : 0, column, width)};
-      part.next(part.lines_per_block());
-      block.results.fetch();
+                  .fetch = fetch};
       for (int64_t i = 0; i < rows; ++i) {
         block.to[i] = direct           ? static_cast<float*>(product.out.rows[static_cast<size_t>(row + i)]) + column
                       : last && k == 0 ? finished + i * kPanel
