@@ -4,6 +4,10 @@
 #define MAMBA_UNROLL _Pragma("unroll")
 #define MAMBA_NO_UNROLL _Pragma("unroll 1")
 #define MAMBA_SHARED(type, name, count) __shared__ type name[count]
+// The same, the only one of a kernel that is launched with so much (Grid): more than 48 KB may be had like this.
+#define MAMBA_SHARED_MORE(type, name, count)                         \
+  extern __shared__ __align__(16) unsigned char mamba_shared_more[]; \
+  type* const name = (type*)mamba_shared_more
 #define MAMBA_SHARED_PTR(type) type*
 #define MAMBA_BARRIER() __syncthreads()
 // The same, and what the group wrote to arrays is seen by all of its threads.

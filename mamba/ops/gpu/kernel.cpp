@@ -122,6 +122,22 @@ Kernel::Kernel(std::string name, std::string_view source, std::vector<std::strin
       source_(stripped(source)),
       cuda_registers_(cuda_registers) {}
 
+mx::fast::CustomKernelFunction Kernel::compile(int shared_more) const {
+  if (mx::metal::is_available()) {
+    return mx::fast::metal_kernel(name_, inputs_, outputs_, std::string(kMetalPrologue) + source_,
+                                  stripped(embedded::gpu_dialect_metal()) + stripped(embedded::gpu_math()),
+                                  /*ensure_row_contiguous=*/false);
+  }
+  std::string header =
+      stripped(embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math()) + stripped(embedded::gpu_tiles());
+  if (cuda_registers_ > 0) {
+    // MLX writes the kernel's declaration, whose only word that can be extended is this.
+    header +=
+        fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({})\n", cuda_registers_);
+  }
+  return mx::fast::cuda_kernel(name_, inputs_, outputs_, source_, header, /*ensure_row_contiguous=*/false, shared_more);
+}
+
 std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::array>& inputs,
                                                       const std::vector<mx::Shape>& shapes,
                                                       const std::vector<mx::Dtype>& dtypes, const Grid& grid,
@@ -131,25 +147,13 @@ std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::arra
     check(it != host_bodies().end(), "[{}] this kernel runs on GPUs only", name_);
     return std::make_shared<HostKernel>(stream, it->second, inputs_, outputs_, grid, constants);
   }
-  std::call_once(compiled_, [&] {
-    const bool metal = mx::metal::is_available();
-    std::string header =
-        stripped(metal ? embedded::gpu_dialect_metal() : embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math());
-    if (!metal) {
-      header += stripped(embedded::gpu_tiles());
-    }
-    if (!metal && cuda_registers_ > 0) {
-      // MLX writes the kernel's declaration, whose only word that can be extended is this.
-      header += fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({})\n",
-                            cuda_registers_);
-    }
-    make_ = metal ? mx::fast::metal_kernel(name_, inputs_, outputs_, std::string(kMetalPrologue) + source_, header,
-                                           /*ensure_row_contiguous=*/false)
-                  : mx::fast::cuda_kernel(name_, inputs_, outputs_, source_, header, /*ensure_row_contiguous=*/false);
-  });
+  mx::fast::CustomKernelFunction& make = make_[grid.shared_more];
+  if (!make) {
+    make = compile(grid.shared_more);
+  }
   const auto [x, y, z] = grid.groups;
-  std::shared_ptr<mx::Primitive> primitive = make_(inputs, shapes, dtypes, {x * grid.threads, y, z},
-                                                   {grid.threads, 1, 1}, constants, std::nullopt, false, stream)[0]
+  std::shared_ptr<mx::Primitive> primitive = make(inputs, shapes, dtypes, {x * grid.threads, y, z},
+                                                  {grid.threads, 1, 1}, constants, std::nullopt, false, stream)[0]
                                                  .primitive_ptr();
   return mx::metal::is_available() ? primitive : compiled_ahead(std::move(primitive));
 }
@@ -160,9 +164,10 @@ std::vector<mx::array> Kernel::operator()(const std::vector<mx::array>& inputs, 
   check(inputs.size() == inputs_.size() && shapes.size() == outputs_.size() && dtypes.size() == outputs_.size(),
         "[{}] got {} inputs and {} outputs instead of {} and {}", name_, inputs.size(), shapes.size(), inputs_.size(),
         outputs_.size());
-  std::vector<int64_t> key = {stream.index,   static_cast<int64_t>(stream.device.type),
-                              grid.groups[0], grid.groups[1],
-                              grid.groups[2], grid.threads};
+  std::vector<int64_t> key = {stream.index,    static_cast<int64_t>(stream.device.type),
+                              grid.groups[0],  grid.groups[1],
+                              grid.groups[2],  grid.threads,
+                              grid.shared_more};
   for (const mx::array& in : inputs) {
     check(in.ndim() > 0, "[{}] a kernel's inputs have at least one axis", name_);
     // Metal keeps small inputs in another address space.

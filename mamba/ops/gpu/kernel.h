@@ -28,6 +28,7 @@ using Constants = std::vector<std::pair<std::string, mlx::core::fast::TemplateAr
 struct Grid {
   std::array<int, 3> groups;  // each at least 1
   int threads;                // of a group: a power of two from 32 on
+  int shared_more = 0;        // bytes of MAMBA_SHARED_MORE, on CUDA
 };
 
 class Kernel {
@@ -43,6 +44,7 @@ class Kernel {
                                            const Constants& constants, const mlx::core::Stream& stream) const;
 
  private:
+  mlx::core::fast::CustomKernelFunction compile(int shared_more) const;
   std::shared_ptr<mlx::core::Primitive> make_primitive(const std::vector<mlx::core::array>& inputs,
                                                        const std::vector<mlx::core::Shape>& shapes,
                                                        const std::vector<mlx::core::Dtype>& dtypes, const Grid& grid,
@@ -51,8 +53,7 @@ class Kernel {
 
   std::string name_;
   std::vector<std::string> inputs_, outputs_;
-  mutable std::once_flag compiled_;
-  mutable mlx::core::fast::CustomKernelFunction make_;
+  mutable std::map<int, mlx::core::fast::CustomKernelFunction> make_;  // by bytes of MAMBA_SHARED_MORE
   std::string source_;
   int cuda_registers_;
   // A node's source is long and MLX assembles it anew for each; what runs in every step of generation comes from here.
