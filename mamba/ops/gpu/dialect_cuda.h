@@ -15,6 +15,17 @@
 // All groups of the launch, which must fit on the device at once. `counter`: an input, one int32 that only these use.
 #define MAMBA_GRID_BARRIER(counter) mamba_grid_barrier((unsigned int*)(counter))
 #define MAMBA_PREFETCH(at, bytes) mamba_prefetch(at, bytes)
+#define MAMBA_SIMD_BARRIER() __syncwarp()
+// The first `threads` of a group, for kernels whose others do something else: nothing but these barriers waits for all.
+#define MAMBA_BARRIER_OF(threads) asm volatile("bar.sync 1, %0;" ::"n"(threads) : "memory")
+#define MAMBA_GRID_BARRIER_OF(threads, counter)  \
+  {                                              \
+    MAMBA_BARRIER_OF(threads);                   \
+    mamba_meet_groups((unsigned int*)(counter)); \
+    MAMBA_BARRIER_OF(threads);                   \
+  }
+// What numbers of an array are in registers.
+#define MAMBA_ELEMENT(array) decltype(mamba_element_of(array))
 #define MAMBA_SHUFFLE(value, lane) __shfl_sync(0xffffffffu, value, lane)
 #define MAMBA_SHUFFLE_XOR(value, mask) __shfl_xor_sync(0xffffffffu, value, mask)
 #define MAMBA_THREAD int(threadIdx.x)
@@ -30,6 +41,12 @@ MAMBA_FN float mamba_float_of_bits(int bits) {
 MAMBA_FN int mamba_bits_of_float(float x) {
   return __float_as_int(x);
 }
+// x, of which the compiler knows only that it is not negative: what is made of it is not moved out of loops.
+MAMBA_FN int mamba_anew(int x) {
+  asm volatile("" : "+r"(x));
+  __builtin_assume(x >= 0);
+  return x;
+}
 // Whole pieces of 16 bytes, from such a piece on.
 MAMBA_FN void mamba_prefetch(const void* at, int bytes) {
 #if __CUDA_ARCH__ >= 900
@@ -43,8 +60,7 @@ MAMBA_FN void mamba_prefetch(const void* at, int bytes) {
 // The first group adds what turns the highest bit over once all have come, so the counter is ready for the next barrier
 // without being reset. Groups that were not all on the device would wait for ever: after some seconds it is an error.
 // Release and acquire cost 1.0 us on an H100, fences around a relaxed counter 1.3.
-MAMBA_FN void mamba_grid_barrier(unsigned int* counter) {
-  __syncthreads();
+MAMBA_FN void mamba_meet_groups(unsigned int* counter) {
   if (threadIdx.x == 0) {
     const unsigned int groups = gridDim.x;
     const unsigned int mine = blockIdx.x == 0 ? 0x80000000u - (groups - 1u) : 1u;
@@ -59,8 +75,14 @@ MAMBA_FN void mamba_grid_barrier(unsigned int* counter) {
       asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
     } while (((before ^ now) & 0x80000000u) == 0u);
   }
+}
+MAMBA_FN void mamba_grid_barrier(unsigned int* counter) {
+  __syncthreads();
+  mamba_meet_groups(counter);
   __syncthreads();
 }
+template <typename T>
+MAMBA_FN T mamba_element_of(const T*);
 MAMBA_FN float mamba_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -101,8 +123,15 @@ MAMBA_FN float mamba_abs(float x) {
 MAMBA_FN float4 mamba_load4(const float* from) {
   return *(const float4*)from;
 }
+// To an array. The compiler may make four stores of one, which take six times as long.
 MAMBA_FN void mamba_store4(float* to, float4 value) {
-  *(float4*)to = value;
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(value.x), "f"(value.y), "f"(value.z),
+               "f"(value.w)
+               : "memory");
+}
+
+MAMBA_FN void mamba_store2(float* to, float first, float second) {
+  *(float2*)to = make_float2(first, second);
 }
 
 MAMBA_FN float mamba_number_of(unsigned int word, int, const float*) {
@@ -226,6 +255,57 @@ MAMBA_FN MambaLine<T> mamba_weight_line(const T* from, int left) {
   return line;
 }
 
+// What arrives in a piece of shared memory is counted in its MambaArrivals: bytes are asked for by mamba_copy_ahead(),
+// as many announced by mamba_announce(), and mamba_arrivals_told() after that, by `tellers` threads, makes it a turn.
+// Whoever awaits a turn, 0 and 1 by turns, sees what came in it. Threads have passed a barrier since their last use of
+// what was there before. Bytes: 16 or a multiple, lying on 16. Compute capability 9.
+typedef unsigned long long MambaArrivals;
+MAMBA_FN unsigned int mamba_shared_address(const void* at) {
+  return (unsigned int)__cvta_generic_to_shared(at);
+}
+// By one thread, with a barrier before others use them.
+MAMBA_FN void mamba_begin_arrivals(MambaArrivals* arrivals, int tellers) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\nfence.mbarrier_init.release.cluster;" ::"r"(
+                   mamba_shared_address(arrivals)),
+               "r"(tellers)
+               : "memory");
+}
+MAMBA_FN void mamba_announce(MambaArrivals* arrivals, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(mamba_shared_address(arrivals)),
+               "r"(bytes)
+               : "memory");
+}
+MAMBA_FN void mamba_arrivals_told(MambaArrivals* arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(mamba_shared_address(arrivals)) : "memory");
+}
+template <typename From>
+MAMBA_FN void mamba_copy_ahead(void* to, const From* from, int bytes, MambaArrivals* arrivals) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   mamba_shared_address(to)),
+               "l"(from), "r"(bytes), "r"(mamba_shared_address(arrivals))
+               : "memory");
+}
+MAMBA_FN void mamba_await(MambaArrivals* arrivals, int turn) {
+  unsigned int there;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred there;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 there, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, there;\n"
+        "}"
+        : "=r"(there)
+        : "r"(mamba_shared_address(arrivals)), "r"(turn)
+        : "memory");
+  } while (there == 0u);
+}
+// Four floats that came as a line.
+template <typename T>
+MAMBA_FN float4 mamba_floats_of(const MambaLine<T>& line) {
+  return make_float4(__uint_as_float(line.bits.x), __uint_as_float(line.bits.y), __uint_as_float(line.bits.z),
+                     __uint_as_float(line.bits.w));
+}
+
 // `sum` and the products of two lines' numbers.
 MAMBA_FN float mamba_line_dot(MambaLine<float> a, MambaLine<float> b, float sum) {
   sum = fmaf(__uint_as_float(a.bits.x), __uint_as_float(b.bits.x), sum);
@@ -251,6 +331,36 @@ MAMBA_FN void mamba_tile_product(float (&sums)[4], MambaLine<__half> low, MambaL
                                  MambaLine<__half> right, int) {
   MAMBA_PRODUCT("f16", x, y);
   MAMBA_PRODUCT("f16", z, w);
+}
+// The same of a row of tiles: a half of the left side, which is four registers side by side, is used by all in turn.
+template <int kTiles>
+MAMBA_FN void mamba_tile_products(float (&tiles)[kTiles][4], MambaLine<__nv_bfloat16> low,
+                                  MambaLine<__nv_bfloat16> high, const MambaLine<__nv_bfloat16> (&rights)[kTiles],
+                                  int) {
+  MAMBA_UNROLL
+  for (int i = 0; i < 2 * kTiles; ++i) {
+    float(&sums)[4] = tiles[i % kTiles];
+    const MambaLine<__nv_bfloat16>& right = rights[i % kTiles];
+    if (i < kTiles) {
+      MAMBA_PRODUCT("bf16", x, y);
+    } else {
+      MAMBA_PRODUCT("bf16", z, w);
+    }
+  }
+}
+template <int kTiles>
+MAMBA_FN void mamba_tile_products(float (&tiles)[kTiles][4], MambaLine<__half> low, MambaLine<__half> high,
+                                  const MambaLine<__half> (&rights)[kTiles], int) {
+  MAMBA_UNROLL
+  for (int i = 0; i < 2 * kTiles; ++i) {
+    float(&sums)[4] = tiles[i % kTiles];
+    const MambaLine<__half>& right = rights[i % kTiles];
+    if (i < kTiles) {
+      MAMBA_PRODUCT("f16", x, y);
+    } else {
+      MAMBA_PRODUCT("f16", z, w);
+    }
+  }
 }
 #undef MAMBA_PRODUCT
 // Each float32 as the sum of two numbers of 11 bits, three products of these: what is left out is 2^-21 of a product.
@@ -281,5 +391,13 @@ MAMBA_FN void mamba_tile_product(float (&sums)[4], MambaLine<float> low, MambaLi
     mamba_tf32_product(sums, a_rest, b_large[0], b_large[1]);
     mamba_tf32_product(sums, a_large, mamba_rest_of(b[0]), mamba_rest_of(b[1]));
     mamba_tf32_product(sums, a_large, b_large[0], b_large[1]);
+  }
+}
+template <int kTiles>
+MAMBA_FN void mamba_tile_products(float (&tiles)[kTiles][4], MambaLine<float> low, MambaLine<float> high,
+                                  const MambaLine<float> (&rights)[kTiles], int lane) {
+  MAMBA_UNROLL
+  for (int n = 0; n < kTiles; ++n) {
+    mamba_tile_product(tiles[n], low, high, rights[n], lane);
   }
 }

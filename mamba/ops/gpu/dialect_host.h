@@ -18,6 +18,10 @@
 #define MAMBA_DEVICE_BARRIER() mamba::ops::gpu::host::barrier()
 #define MAMBA_GRID_BARRIER(counter) mamba::ops::gpu::host::grid_barrier()
 #define MAMBA_PREFETCH(at, bytes) ((void)(at), (void)(bytes))
+#define MAMBA_BARRIER_OF(threads) MAMBA_BARRIER()
+#define MAMBA_GRID_BARRIER_OF(threads, counter) MAMBA_GRID_BARRIER(counter)
+#define MAMBA_ELEMENT(array) float
+#define MAMBA_SIMD_BARRIER() ((void)MAMBA_SHUFFLE(0.0f, 0))
 #define MAMBA_SHUFFLE(value, lane) mamba::ops::gpu::host::shuffle(value, lane)
 #define MAMBA_SHUFFLE_XOR(value, mask) mamba::ops::gpu::host::shuffle_xor(value, mask)
 #define MAMBA_THREAD mamba::ops::gpu::host::thread_index()
@@ -47,6 +51,9 @@ MAMBA_FN float mamba_float_of_bits(int bits) {
 }
 MAMBA_FN int mamba_bits_of_float(float x) {
   return std::bit_cast<int>(x);
+}
+MAMBA_FN int mamba_anew(int x) {
+  return x;
 }
 MAMBA_FN float mamba_exp2(float x) {
   return std::exp2(x);
@@ -89,6 +96,11 @@ MAMBA_FN void mamba_store4(const To& to, const float4& value) {
   to[1] = value.y;
   to[2] = value.z;
   to[3] = value.w;
+}
+
+MAMBA_FN void mamba_store2(float* to, float first, float second) {
+  to[0] = first;
+  to[1] = second;
 }
 
 template <typename T, int kCount>
@@ -140,6 +152,28 @@ template <typename T, bool kWhole, typename From>
 MAMBA_FN MambaLine<T> mamba_weight_line(const From& from, int left) {
   return mamba_line<T, kWhole>(from, left);
 }
+// Copies are there at once, but a thread that awaits them may be earlier than the one that makes them: all of a group
+// await at once.
+struct MambaArrivals {};
+MAMBA_FN void mamba_begin_arrivals(MambaArrivals*, int) {}
+MAMBA_FN void mamba_announce(MambaArrivals*, int) {}
+MAMBA_FN void mamba_arrivals_told(MambaArrivals*) {}
+template <typename T, typename From>
+MAMBA_FN void mamba_copy_ahead(MambaLine<T>* to, const From& from, int bytes, MambaArrivals*) {
+  const int count = 16 / from.number_bytes();
+  for (int i = 0; i < bytes / 16; ++i) {
+    for (int k = 0; k < count; ++k) {
+      to[i].numbers[k] = float(from[i * count + k]);
+    }
+  }
+}
+MAMBA_FN void mamba_await(MambaArrivals*, int) {
+  MAMBA_BARRIER();
+}
+template <typename T>
+MAMBA_FN float4 mamba_floats_of(const MambaLine<T>& line) {
+  return {line.numbers[0], line.numbers[1], line.numbers[2], line.numbers[3]};
+}
 template <typename T>
 MAMBA_FN float mamba_line_dot(const MambaLine<T>& a, const MambaLine<T>& b, float sum) {
   for (int i = 0; i < a.kCount; ++i) {
@@ -169,10 +203,19 @@ MAMBA_FN void mamba_tile_product(float (&sums)[4], const MambaLine<T>& low, cons
     }
   }
 }
+template <typename T, int kTiles>
+MAMBA_FN void mamba_tile_products(float (&tiles)[kTiles][4], const MambaLine<T>& low, const MambaLine<T>& high,
+                                  const MambaLine<T> (&rights)[kTiles], int lane) {
+  for (int n = 0; n < kTiles; ++n) {
+    mamba_tile_product(tiles[n], low, high, rights[n], lane);
+  }
+}
 
 #include "mamba/ops/gpu/math.h"
 // Uses what stands in the file before.
 #include "mamba/ops/gpu/tiles.h"
+// And in that one.
+#include "mamba/ops/gpu/ring.h"
 
 }  // namespace mamba::ops::gpu::dialect
 

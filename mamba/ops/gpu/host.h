@@ -38,6 +38,7 @@ class Input {
   void operator+=(int64_t by) { start_ += by; }
   Sizes shape() const;
   Sizes strides() const;
+  int number_bytes() const;
 
  private:
   const mlx::core::array* array_;

@@ -63,6 +63,10 @@ Sizes Input::shape() const {
   return Sizes({array_->shape().begin(), array_->shape().end()});
 }
 
+int Input::number_bytes() const {
+  return static_cast<int>(array_->itemsize());
+}
+
 Sizes Input::strides() const {
   return Sizes({array_->strides().begin(), array_->strides().end()});
 }

@@ -23,8 +23,10 @@ namespace mx = mlx::core;
 
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kRegisters = 65536;  // of a multiprocessor, which has one group
+using step::ceil_div;
+using step::kThreads;
+
+constexpr int kRegisters = 512;  // of a lane's place in a multiprocessor, whose four parts share a group's SIMD groups
 // What a lane has registers for: lines of both sides of a product at a time, and tiles of columns.
 constexpr int kMostLines = 8;
 constexpr int kMostTilesOfOne = 8;
@@ -56,10 +58,6 @@ const mx::array& counter(const mx::Stream& stream) {
     return made;
   }();
   return zeros;
-}
-
-int ceil_div(int a, int b) {
-  return (a + b - 1) / b;
 }
 
 // How a group cuts a product of `columns` rows of weights with `batch` rows: what its SIMD groups read of both sides,
@@ -139,22 +137,17 @@ ModelLaunch best_launch(const ModelStepWeights& w, int batch, int groups) {
   return launch;
 }
 
-ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx::array& ssm, const ModelStepWeights& w,
-                       const ModelLaunch& wanted, const mx::Stream& stream) {
-  static const gpu::Kernel kernel(
-      "mamba_model_step", embedded::gpu_model_step(),
-      {"tokens", "embeddings", "norm", "in_proj", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D",
-       "out_proj", "norm_f", "output", "conv", "ssm", "counter"},
-      {"logits", "conv_after", "ssm_after", "h", "numbers", "floats"}, kRegisters / kThreads);
-  const int batch = ssm.shape(1);
-  const int channels = w.A.shape(1);
-  const int states = w.A.shape(2);
-  const int width = w.embeddings.shape(1);
-  const int rank = w.dt_proj.shape(2);
-  const mx::Dtype dtype = w.in_proj.dtype();
-  const ModelLaunch launch =
-      on_cpu(stream) ? (wanted.groups > 0 ? wanted : kHostLaunch) : best_launch(w, batch, multiprocessors());
-  const int squares = ceil_div(width, 8 * launch.out_tiles) * ceil_div(8 * launch.out_tiles, 32);
+gpu::Kernel model_kernel(std::string name, std::string_view source, int threads) {
+  return {std::move(name),
+          source,
+          {"tokens", "embeddings", "norm", "in_proj", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A",
+           "D", "out_proj", "norm_f", "output", "conv", "ssm", "counter"},
+          {"logits", "conv_after", "ssm_after", "h", "numbers", "floats"},
+          kRegisters / ceil_div(threads, 128) / 8 * 8};
+}
+
+std::vector<mx::array> model_inputs(const mx::array& tokens, const mx::array& conv, const mx::array& ssm,
+                                    const ModelStepWeights& w, const mx::Stream& stream) {
   std::vector<mx::array> inputs = {tokens,
                                    w.embeddings,
                                    w.norm,
@@ -175,41 +168,77 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
   for (size_t i = 1; i < inputs.size(); ++i) {
     inputs[i] = gpu::contiguous(inputs[i], stream);
   }
+  return inputs;
+}
+
+ModelStepOutputs launch_model(const gpu::Kernel& kernel, const std::vector<mx::array>& inputs,
+                              const ModelStepWeights& w, int parts, const gpu::Grid& grid,
+                              const gpu::Constants& constants, const mx::Stream& stream) {
+  const mx::array& conv = inputs[inputs.size() - 3];
+  const mx::array& ssm = inputs[inputs.size() - 2];
+  const int batch = ssm.shape(1);
+  const int width = w.embeddings.shape(1);
+  const mx::Dtype dtype = w.in_proj.dtype();
+  const std::vector<mx::array> out =
+      kernel(inputs,
+             {{batch, w.output.shape(0)},
+              conv.shape(),
+              ssm.shape(),
+              {batch, width},
+              {batch, width + 3 * w.A.shape(1) + w.dt_proj.shape(2)},
+              {batch, 2 * w.A.shape(2) + parts}},
+             {mx::float32, dtype, mx::float32, w.residual_dtype, dtype, mx::float32}, grid, constants, stream);
+  return {out[0], out[1], out[2]};
+}
+
+ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx::array& ssm, const ModelStepWeights& w,
+                       const ModelLaunch& wanted, const mx::Stream& stream) {
+  static const gpu::Kernel kernel = model_kernel("mamba_model_step", embedded::gpu_model_step(), kThreads);
+  const int batch = ssm.shape(1);
+  const int channels = w.A.shape(1);
+  const int states = w.A.shape(2);
+  const int width = w.embeddings.shape(1);
+  const int rank = w.dt_proj.shape(2);
+  const mx::Dtype dtype = w.in_proj.dtype();
+  constexpr int kSharedMemory = 97;  // of a group, where its launch asks for it
+  if (!on_cpu(stream)) {
+    // Copies into shared memory that count their bytes came with compute capability 9.
+    static const int shared_bytes = gpu::device_attribute(75) >= 9 ? gpu::device_attribute(kSharedMemory) : 0;
+    const std::optional<ManyLaunch> many = best_many_launch(w, batch, multiprocessors(), shared_bytes);
+    if (many) {
+      return model_of_many(tokens, conv, ssm, w, *many, stream);
+    }
+  }
+  const ModelLaunch launch =
+      on_cpu(stream) ? (wanted.groups > 0 ? wanted : kHostLaunch) : best_launch(w, batch, multiprocessors());
+  const int squares = ceil_div(width, 8 * launch.out_tiles) * ceil_div(8 * launch.out_tiles, 32);
   const size_t in_bytes = w.in_proj.nbytes() / static_cast<size_t>(w.in_proj.shape(0));
   const auto whole = [&](int length) { return length * static_cast<int>(dtype.size()) % 16 == 0; };
-  const std::vector<mx::array> out = kernel(
-      inputs,
-      {{batch, w.output.shape(0)},
-       conv.shape(),
-       ssm.shape(),
-       {batch, width},
-       {batch, width + 3 * channels + rank},
-       {batch, 2 * states + squares}},
-      {mx::float32, dtype, mx::float32, w.residual_dtype, dtype, mx::float32}, {{launch.groups, 1, 1}, launch.threads},
-      {{"T", dtype},
-       {"Residual", w.residual_dtype},
-       {"kThreads", launch.threads},
-       {"kFew", launch.few},
-       {"kInRowTiles", launch.in_row_tiles},
-       {"kInRowParts", launch.in_row_parts},
-       {"kInTiles", launch.in_tiles},
-       {"kOutRowTiles", launch.out_row_tiles},
-       {"kOutRowParts", launch.out_row_parts},
-       {"kOutTiles", launch.out_tiles},
-       {"kWordTiles", launch.word_tiles},
-       {"kWordRowTiles", launch.word_row_tiles},
-       {"kSequences", launch.sequences},
-       {"kSquares", ceil_div(squares, 32)},
-       {"kTaps", w.conv_weight.shape(2)},
-       {"kPer", ceil_div(states, 4)},
-       {"kWhole", whole(width) && whole(channels) && whole(rank) && states % 16 == 0},
-       {"kHasConvBias", w.conv_bias.has_value()},
-       {"kEpsBits", std::bit_cast<int>(w.eps)},
-       {"kDots", launch.few == 1 && dtype == mx::float32},
-       {"kEarly", launch.few <= 8 && in_bytes <= kEarlyBytes},
-       {"kAhead", kAheadBytes / static_cast<int>(dtype.size())}},
-      stream);
-  return {out[0], out[1], out[2]};
+  return launch_model(kernel, model_inputs(tokens, conv, ssm, w, stream), w, squares,
+                      {{launch.groups, 1, 1}, launch.threads},
+                      {{"T", dtype},
+                       {"Residual", w.residual_dtype},
+                       {"kThreads", launch.threads},
+                       {"kFew", launch.few},
+                       {"kInRowTiles", launch.in_row_tiles},
+                       {"kInRowParts", launch.in_row_parts},
+                       {"kInTiles", launch.in_tiles},
+                       {"kOutRowTiles", launch.out_row_tiles},
+                       {"kOutRowParts", launch.out_row_parts},
+                       {"kOutTiles", launch.out_tiles},
+                       {"kWordTiles", launch.word_tiles},
+                       {"kWordRowTiles", launch.word_row_tiles},
+                       {"kSequences", launch.sequences},
+                       {"kSquares", ceil_div(squares, 32)},
+                       {"kTaps", w.conv_weight.shape(2)},
+                       {"kPer", ceil_div(states, 4)},
+                       {"kWhole", whole(width) && whole(channels) && whole(rank) && states % 16 == 0},
+                       {"kHasConvBias", w.conv_bias.has_value()},
+                       {"kEpsBits", std::bit_cast<int>(w.eps)},
+                       {"kDots", launch.few == 1 && dtype == mx::float32},
+                       {"kEarly", launch.few <= 8 && in_bytes <= kEarlyBytes},
+                       {"kAhead", kAheadBytes / static_cast<int>(dtype.size())}},
+                      stream);
 }
 
 }  // namespace step

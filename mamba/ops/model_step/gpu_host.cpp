@@ -5,12 +5,37 @@
 #include "mamba/base/error.h"
 #include "mamba/ops/gpu/dialect_host.h"
 #include "mamba/ops/gpu/kernel.h"
+#include "mamba/ops/model_step/gpu.h"
 
 namespace mamba::ops::gpu::dialect {
 namespace {
 
 namespace mx = mlx::core;
 using host::Launch;
+
+#define MAMBA_HOST_MODEL      \
+  MAMBA_HOST_IN(tokens);      \
+  MAMBA_HOST_IN(embeddings);  \
+  MAMBA_HOST_IN(norm);        \
+  MAMBA_HOST_IN(in_proj);     \
+  MAMBA_HOST_IN(conv_weight); \
+  MAMBA_HOST_IN(conv_bias);   \
+  MAMBA_HOST_IN(x_proj);      \
+  MAMBA_HOST_IN(dt_proj);     \
+  MAMBA_HOST_IN(dt_bias);     \
+  MAMBA_HOST_IN(A);           \
+  MAMBA_HOST_IN(D);           \
+  MAMBA_HOST_IN(out_proj);    \
+  MAMBA_HOST_IN(norm_f);      \
+  MAMBA_HOST_IN(output);      \
+  MAMBA_HOST_IN(conv);        \
+  MAMBA_HOST_IN(ssm);         \
+  MAMBA_HOST_OUT(logits);     \
+  MAMBA_HOST_OUT(conv_after); \
+  MAMBA_HOST_OUT(ssm_after);  \
+  MAMBA_HOST_OUT(h);          \
+  MAMBA_HOST_OUT(numbers);    \
+  MAMBA_HOST_OUT(floats)
 
 template <typename T, int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles,
           int kOutRowParts, int kOutTiles, int kWordTiles, int kWordRowTiles, int kSequences, bool kWhole>
@@ -19,28 +44,7 @@ void model(const Launch& launch) {
   constexpr int kTaps = 4;
   constexpr int kPer = 4;
   constexpr int kSquares = 2;
-  MAMBA_HOST_IN(tokens);
-  MAMBA_HOST_IN(embeddings);
-  MAMBA_HOST_IN(norm);
-  MAMBA_HOST_IN(in_proj);
-  MAMBA_HOST_IN(conv_weight);
-  MAMBA_HOST_IN(conv_bias);
-  MAMBA_HOST_IN(x_proj);
-  MAMBA_HOST_IN(dt_proj);
-  MAMBA_HOST_IN(dt_bias);
-  MAMBA_HOST_IN(A);
-  MAMBA_HOST_IN(D);
-  MAMBA_HOST_IN(out_proj);
-  MAMBA_HOST_IN(norm_f);
-  MAMBA_HOST_IN(output);
-  MAMBA_HOST_IN(conv);
-  MAMBA_HOST_IN(ssm);
-  MAMBA_HOST_OUT(logits);
-  MAMBA_HOST_OUT(conv_after);
-  MAMBA_HOST_OUT(ssm_after);
-  MAMBA_HOST_OUT(h);
-  MAMBA_HOST_OUT(numbers);
-  MAMBA_HOST_OUT(floats);
+  MAMBA_HOST_MODEL;
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
   MAMBA_HOST_INT(kAhead);
@@ -74,6 +78,52 @@ bool run_model(const Launch& launch) {
   return true;
 }
 
+template <typename T>
+void model_of_many(const Launch& launch) {
+  using Residual = float;
+  constexpr step::ManyLaunch kLaunch = step::kHostManyLaunch;
+  constexpr int kThreads = kLaunch.threads;
+  constexpr int kInRowParts = kLaunch.in_row_parts;
+  constexpr int kInTiles = kLaunch.in_tiles;
+  constexpr int kInAhead = kLaunch.in_ahead;
+  constexpr int kOutRowParts = kLaunch.out_row_parts;
+  constexpr int kOutTiles = kLaunch.out_tiles;
+  constexpr int kOutAhead = kLaunch.out_ahead;
+  constexpr int kWordRowParts = kLaunch.word_row_parts;
+  constexpr int kWordTiles = kLaunch.word_tiles;
+  constexpr int kWordAhead = kLaunch.word_ahead;
+  constexpr int kSequences = kLaunch.sequences;
+  constexpr int kSlots = kLaunch.slots;
+  constexpr int kSlotLines = kLaunch.slot_lines;
+  constexpr int kSquares = 2;
+  constexpr int kMostRows = 128;
+  constexpr int kMostTasks = 64;
+  constexpr int kFillers = kLaunch.fillers;
+  constexpr int kInBlocks = kLaunch.in_blocks;
+  constexpr int kOutBlocks = kLaunch.out_blocks;
+  constexpr int kWordBlocks = kLaunch.word_blocks;
+  constexpr int kInFlight = kLaunch.in_flight;
+  constexpr int kTaps = 4;
+  MAMBA_HOST_MODEL;
+  MAMBA_HOST_BOOL(kHasConvBias);
+  MAMBA_HOST_INT(kEpsBits);
+#include "mamba/ops/model_step/gpu_many.h"
+#include "mamba/ops/model_step/gpu_many_phases.h"
+}
+
+void run_model_of_many(const Launch& launch) {
+  const auto is = [&](const char* name, int value) { return launch.constant(name) == value; };
+  const step::ManyLaunch& only = step::kHostManyLaunch;
+  check(is("kThreads", only.threads) && is("kInRowParts", only.in_row_parts) && is("kInTiles", only.in_tiles) &&
+            is("kOutRowParts", only.out_row_parts) && is("kOutTiles", only.out_tiles) &&
+            is("kWordRowParts", only.word_row_parts) && is("kWordTiles", only.word_tiles) &&
+            is("kSequences", only.sequences) && is("kSlots", only.slots) && is("kSlotLines", only.slot_lines) &&
+            is("kTaps", 4) && launch.constant("kSquares") <= 2,
+        "the host has no models cut like that");
+  host::run(is("T", static_cast<int>(mx::Dtype::Val::bfloat16)) ? model_of_many<mx::bfloat16_t> : model_of_many<float>,
+            launch);
+}
+
 }  // namespace
 }  // namespace mamba::ops::gpu::dialect
 
@@ -87,6 +137,7 @@ void use_host_model_kernel() {
                      dialect::run_model<128, 16, 2, 2, 3, 1, 1, 2, 1, 3, 4>(launch);
     check(ran, "the host has no models cut like that");
   });
+  gpu::set_host_body("mamba_model_step_many", gpu::dialect::run_model_of_many);
 }
 
 }  // namespace mamba::ops::step

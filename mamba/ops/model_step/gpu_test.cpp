@@ -95,8 +95,33 @@ TEST(ModelStepGpu, ManySequencesAgreeWithTheReference) {
   expect_reference({70, 1, 9, 11, 3, 2, mx::float32}, kManyRows, 5e-5);
 }
 
+void expect_reference_of_many(const Case& c, int groups) {
+  SCOPED_TRACE(::testing::Message() << "batch " << c.batch << " width " << c.width << " groups " << groups);
+  const Problem p = problem_of(c, c.batch != 37);
+  step::ManyLaunch launch = step::kHostManyLaunch;
+  launch.groups = groups;
+  const ModelStepOutputs got = step::model_of_many(p.tokens, p.conv, p.ssm, p.weights, launch, cpu());
+  const ModelStepOutputs want = model_step_reference(p.tokens, p.conv, p.ssm, p.weights, cpu());
+  expect_close({got.logits, got.conv, got.ssm}, {want.logits, want.conv, want.ssm}, 5e-5);
+}
+
+TEST(ModelStepGpu, SlotsOfARingAgreeWithTheReference) {
+  expect_reference_of_many({9, 1, 16, 32, 16, 4, mx::float32}, 1);
+  expect_reference_of_many({37, 2, 48, 32, 16, 4, mx::float32}, 3);   // slots and columns that are not full
+  expect_reference_of_many({70, 1, 80, 112, 16, 8, mx::float32}, 2);  // more slots than the ring has, rows by turns
+  expect_reference_of_many({17, 3, 16, 48, 16, 4, mx::float32}, 7);   // groups without work
+}
+
 // In 16 bits neither side is right: the kernel may be twice as far from float32's results as the reference is.
-void expect_near_float32(const Case& c, const step::ModelLaunch& launch) {
+ModelStepOutputs launch_of(const Problem& p, const step::ModelLaunch& launch) {
+  return step::model(p.tokens, p.conv, p.ssm, p.weights, launch, cpu());
+}
+ModelStepOutputs launch_of(const Problem& p, const step::ManyLaunch& launch) {
+  return step::model_of_many(p.tokens, p.conv, p.ssm, p.weights, launch, cpu());
+}
+
+template <typename Launch>
+void expect_near_float32(const Case& c, const Launch& launch) {
   const Problem p = problem_of(c);
   Problem wide = p;
   for (mx::array* a : {&wide.conv, &wide.weights.embeddings, &wide.weights.in_proj, &wide.weights.x_proj,
@@ -104,7 +129,7 @@ void expect_near_float32(const Case& c, const step::ModelLaunch& launch) {
     *a = mx::astype(*a, mx::float32);
   }
   const auto arrays = [](const ModelStepOutputs& out) { return std::vector{out.logits, out.conv, out.ssm}; };
-  const auto got = arrays(step::model(p.tokens, p.conv, p.ssm, p.weights, launch, cpu()));
+  const auto got = arrays(launch_of(p, launch));
   const auto same = arrays(model_step_reference(p.tokens, p.conv, p.ssm, p.weights, cpu()));
   const auto want = arrays(model_step_reference(wide.tokens, wide.conv, wide.ssm, wide.weights, cpu()));
   for (size_t i = 0; i < want.size(); ++i) {
@@ -120,6 +145,7 @@ TEST(ModelStepGpu, In16BitsIsAsNearToFloat32AsTheReference) {
   expect_near_float32({1, 2, 64, 128, 16, 8, mx::bfloat16}, kOneRow);
   expect_near_float32({5, 2, 33, 61, 9, 5, mx::bfloat16}, kFewRows);
   expect_near_float32({35, 1, 32, 64, 16, 8, mx::bfloat16}, kManyRows);
+  expect_near_float32({35, 2, 64, 96, 16, 8, mx::bfloat16}, step::kHostManyLaunch);
 }
 
 TEST(ModelStepGpu, StepsFollowOneAnother) {
@@ -164,6 +190,46 @@ TEST(ModelStepGpu, LaunchesFitTheDevice) {
       }
     }
   }
+}
+
+TEST(ModelStepGpu, LaunchesOfManyFitTheDevice) {
+  constexpr int kShared = 232448;
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    for (const int width : {96, 768, 1024, 1536, 2048, 2560}) {
+      const Problem p = problem_of({1, 1, width, 2 * width, 16, width / 16, dtype});
+      for (int batch = 1; batch <= 130; ++batch) {
+        for (const int groups : {20, 132}) {
+          SCOPED_TRACE(::testing::Message() << "batch " << batch << " width " << width << " groups " << groups);
+          const auto l = step::best_many_launch(p.weights, batch, groups, kShared);
+          const bool whole = (width / 16) * static_cast<int>(dtype.size()) % 16 == 0;
+          if (batch <= 8 || batch > 128 || !whole) {
+            EXPECT_FALSE(l.has_value());
+          }
+          EXPECT_TRUE(l || batch != 64 || groups != 132 || width != 768);
+          if (!l) {
+            continue;
+          }
+          const int warps = l->threads / 32;
+          for (const int tiles : {l->in_tiles, l->out_tiles}) {
+            EXPECT_EQ(warps % ((8 * tiles + 31) / 32), 0) << "SIMD groups keep their columns";
+          }
+          for (const int parts : {l->in_row_parts, l->out_row_parts, l->word_row_parts}) {
+            EXPECT_EQ(warps % parts, 0);
+          }
+          EXPECT_LE(l->shared_bytes + 4 * 128 + 16 * 64 + 16 * l->slots, kShared);
+          EXPECT_GE(l->slot_lines, l->threads) << "a state of each lane";
+          EXPECT_LE(l->sequences, std::min(batch, 8)) << "rows of a tile";
+          EXPECT_GE(l->slots, l->in_ahead);
+          EXPECT_GT(l->slots * (l->slot_lines / l->threads), l->sequences) << "states of a turn";
+          EXPECT_EQ(l->groups, groups);
+        }
+      }
+    }
+  }
+  const Problem p = problem_of({1, 1, 64, 128, 16, 8, mx::bfloat16});
+  EXPECT_FALSE(step::best_many_launch(p.weights, 64, 132, 8 << 10).has_value()) << "too little shared memory";
+  EXPECT_FALSE(step::best_many_launch(problem_of({1, 1, 64, 128, 9, 8, mx::bfloat16}).weights, 64, 132, kShared));
+  EXPECT_FALSE(step::best_many_launch(problem_of({1, 1, 72, 128, 16, 8, mx::bfloat16}).weights, 64, 132, kShared));
 }
 
 TEST(ModelStepGpu, BadShapesAreNamed) {
