@@ -12,6 +12,7 @@
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/negative_exp/negative_exp.h"
+#include "mamba/ops/rms_norm/again.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 
@@ -111,8 +112,11 @@ BlockStream run_block(const Block& block, const std::optional<DerivedParameters>
   LayerState state = in.state;
   const DerivedParameters own = derived ? *derived : derive(block.mixer, s);
   const bool written_out = options.constant_states && y.is_tracer() && can_train_mixer(block.mixer, y, options, s);
-  const mx::array x =
-      written_out ? train_mixer(block.mixer, own, y, state, options, s) : mix(block.mixer, own, y, state, options, s);
+  const auto y_again = [sum = sum, norm = block.norm, dtype = y.dtype(), s] {
+    return ops::rms_norm_again(sum, norm.weight, norm.eps, dtype, s);
+  };
+  const mx::array x = written_out ? train_mixer(block.mixer, own, y, state, options, y_again, s)
+                                  : mix(block.mixer, own, y, state, options, s);
   return {.x = ops::dropout(x, options.dropout.rate, options.dropout.seed, s), .residual = sum, .state = state};
 }
 
@@ -125,6 +129,8 @@ BlockStream run_block_recomputed(const Block& block, const std::optional<Derived
   }
   const size_t first_parameter = inputs.size();
   const bool has_residual = in.residual.has_value();
+  BlockOptions own_options = options;
+  own_options.gradients_follow = true;
   Block copy = block;
   visit_all(copy, [&](mx::array& value) { inputs.push_back(value); });
   const auto run = [=](const std::vector<mx::array>& arrays) {
@@ -134,7 +140,7 @@ BlockStream run_block_recomputed(const Block& block, const std::optional<Derived
     const BlockStream from{.x = arrays[0],
                            .residual = has_residual ? std::optional(arrays[3]) : std::nullopt,
                            .state = {arrays[1], arrays[2]}};
-    const BlockStream to = run_block(own, derived, from, options, s);
+    const BlockStream to = run_block(own, derived, from, own_options, s);
     return std::vector{to.x, *to.residual, to.state.conv, to.state.ssm};
   };
   const auto gradient = [run](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,

@@ -63,7 +63,8 @@ struct BlockOptions {
   std::optional<mlx::core::array> spans = {};   // (B, 2) int32
   std::optional<mlx::core::array> resets = {};  // (B, L) uint8
   Dropout dropout = {};
-  bool constant_states = false;                                           // no gradient passes through them
+  bool constant_states = false;   // no gradient passes through them
+  bool gradients_follow = false;  // at once, so that what they need may as well be kept
   std::vector<std::vector<mlx::core::array>>* backward_pieces = nullptr;  // ForwardOptions
 };
 

@@ -1,6 +1,6 @@
-// Kept of a mixer are its input, what in_proj and x_proj give, the convolution's output and the scan's states on the
-// way. delta is computed again from x_proj's result, whose product with dt_proj is small, and the scan's backward
-// kernel, which passes by the gated output anyway, gives that again: half of what MLX would keep.
+// Kept of a mixer are what in_proj and x_proj give and the scan's states on the way. Its input, the convolution's
+// output and delta are made again from what there is of them, which takes little time beside the products, and the
+// scan's backward kernel, which passes by the gated output anyway, gives that again: a third of what MLX would keep.
 //
 // Sums of two gradients are made by the products themselves, and those of the convolution's input and of the gate are
 // never put side by side: each is multiplied with its half of in_proj. What several products need of a matrix is made
@@ -10,6 +10,7 @@
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
+#include <functional>
 #include <vector>
 
 #include "mamba/ops/causal_conv1d/gradients.h"
@@ -28,11 +29,12 @@ enum Inputs { kX, kInProj, kXProj, kDtProj, kOutProj, kConvWeight, kConvBias, kA
 struct Plan {
   int batch, length, inner, rank, states;
   bool has_bias;
-  bool keeps_conv;  // in float32 it is much memory, and quickly made again
+  bool keeps_all;  // what could be made again, too
   // Of no gradient, so they need not be arguments.
   mx::array conv_state, ssm_state;
   std::optional<mx::array> resets;
   std::vector<std::vector<mx::array>>* pieces;
+  std::function<mx::array()> make_x;
   mx::StreamOrDevice s;
 
   // (B, L, n) as (B L, n), and back.
@@ -84,7 +86,7 @@ std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& i
   const mx::array dt_B_C = plan.sequences(plan.product(plan.rows(conv.y), in[kXProj]));
   const auto scan = ops::selective_scan_kept(plan.scan_inputs(in, xz, conv.y, dt_B_C), plan.s);
   const mx::array out = plan.sequences(plan.product(plan.rows(scan.y), in[kOutProj]));
-  return {out, conv.state, scan.state, xz, plan.keeps_conv ? conv.y : dt_B_C, dt_B_C, scan.kept};
+  return {out, conv.state, scan.state, xz, plan.keeps_all ? conv.y : dt_B_C, dt_B_C, scan.kept};
 }
 
 std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gout,
@@ -92,7 +94,7 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   const mx::StreamOrDevice& s = plan.s;
   const int inner = plan.inner;
   const mx::array& xz = kept[kXz];
-  const mx::array conv = plan.keeps_conv ? kept[kConv] : ops::causal_conv1d_alone(plan.conv_inputs(in, xz), s).y;
+  const mx::array conv = plan.keeps_all ? kept[kConv] : ops::causal_conv1d_alone(plan.conv_inputs(in, xz), s).y;
   const mx::array& dt_B_C = kept[kDtBC];
   const mx::Stream stream = mx::to_stream(s);
   const Operand gout_rows(plan.rows(gout));
@@ -105,7 +107,7 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   const auto gc = ops::causal_conv1d_gradients(plan.conv_inputs(in, xz), plan.sequences(gconv), s);
   const Operand gx_half(plan.rows(gc.x));
   const Operand gz_half(plan.rows(scan.z));
-  const Operand x(plan.rows(in[kX]));
+  const Operand x(plan.rows(plan.keeps_all ? in[kX] : plan.make_x()));
   const mx::array& weight = in[kInProj];
   const int width = weight.shape(1);
   const Operand weight_x(mx::slice(weight, {0, 0}, {inner, width}, s));
@@ -144,18 +146,19 @@ bool can_train_mixer(const Mixer& mixer, const mx::array& x, const BlockOptions&
 }
 
 mx::array train_mixer(const Mixer& mixer, const DerivedParameters& derived, const mx::array& x, LayerState& state,
-                      const BlockOptions& options, mx::StreamOrDevice s) {
+                      const BlockOptions& options, const std::function<mx::array()>& x_again, mx::StreamOrDevice s) {
   const Plan plan{.batch = x.shape(0),
                   .length = x.shape(1),
                   .inner = mixer.A_log.shape(0),
                   .rank = mixer.dt_proj.columns(),
                   .states = mixer.A_log.shape(1),
                   .has_bias = mixer.conv1d.bias.has_value(),
-                  .keeps_conv = x.dtype() != mx::float32,
+                  .keeps_all = options.gradients_follow,
                   .conv_state = mx::stop_gradient(state.conv, s),
                   .ssm_state = mx::stop_gradient(state.ssm, s),
                   .resets = options.resets,
                   .pieces = options.backward_pieces,
+                  .make_x = x_again,
                   .s = s};
   const std::vector<mx::array> in = {x,
                                      mixer.in_proj.weight,

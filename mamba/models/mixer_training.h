@@ -5,6 +5,8 @@
 #include <mlx/array.h>
 #include <mlx/utils.h>
 
+#include <functional>
+
 #include "mamba/models/block.h"
 
 namespace mamba::models {
@@ -15,8 +17,9 @@ bool can_train_mixer(const Mixer& mixer, const mlx::core::array& x, const BlockO
                      mlx::core::StreamOrDevice s = {});
 
 // What the mixer makes of x (B, L, d_model); moves `state` on. The states are constants: no gradient passes through
-// them.
+// them. `x_again` gives x once more, for the backward pass, so that it need not be kept.
 mlx::core::array train_mixer(const Mixer& mixer, const DerivedParameters& derived, const mlx::core::array& x,
-                             LayerState& state, const BlockOptions& options, mlx::core::StreamOrDevice s = {});
+                             LayerState& state, const BlockOptions& options,
+                             const std::function<mlx::core::array()>& x_again, mlx::core::StreamOrDevice s = {});
 
 }  // namespace mamba::models

@@ -1,10 +1,12 @@
 // A training step as it runs on GPUs, its kernels as host C++, beside the CPU's.
 #include <gtest/gtest.h>
+#include <mlx/memory.h>
 #include <mlx/ops.h>
 #include <mlx/random.h>
 #include <mlx/transforms.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mamba/models/initialize.h"
@@ -134,6 +136,47 @@ TEST(GpuPath, GradientsInSixteenBitsAreThoseOfTheCpu) {
   const auto got = all_of(loss_and_gradients(model, trainable, batch, model.initial_state(2), 90));
   // What is between products is rounded to 8 bits on both sides, at other places.
   expect_close(got, want, 0.06);
+}
+
+// Bytes of what the forward pass leaves for the backward pass: of each block the sum before it, what in_proj and x_proj
+// give and the scan's states before segments of 32 positions.
+TEST(GpuPath, LittleIsKeptForTheBackwardPass) {
+  const GpuPaths paths;
+  constexpr int kRows = 2;
+  constexpr int kLength = 96;
+  constexpr int kWidth = 32;
+  constexpr int kBlocks = 8;
+  constexpr int kStates = 8;
+  models::MambaLM model({.vocab_size = kVocab, .d_model = kWidth, .n_layer = kBlocks, .d_state = kStates});
+  models::initialize(model, 1);
+  const auto trainable = Trainable::of(model);
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    Optimizer optimizer(trainable, {.compute_dtype = dtype});
+    const Batch batch = some_batch(kRows, kLength, false);
+    const models::State state = model.initial_state(kRows);
+    mx::eval(state.arrays());
+    const size_t before = mx::get_active_memory();
+    Gradients g = loss_and_gradients(model, trainable, batch, state, 90);
+    bool has_loss = false;
+    for (auto piece = g.order.begin(); !has_loss; ++piece) {
+      has_loss = piece->back().id() == g.loss.id();
+      mx::eval(std::exchange(*piece, {}));
+    }
+    mx::synchronize();
+    const size_t kept = mx::get_active_memory() - before;
+    const size_t wide = kRows * kLength * kWidth;
+    const size_t narrow = kRows * kLength * (2 + 2 * kStates);
+    const size_t scan_states = kRows * kLength / 32 * kStates * 2 * kWidth;
+    const size_t A = kStates * 2 * kWidth;
+    size_t most = kBlocks * (4 * wide + dtype.size() * (4 * wide + narrow) + 4 * scan_states + 4 * A);
+    for (const mx::array& a : g.state.arrays()) {
+      most += a.nbytes();
+    }
+    // Around the blocks: the last sum, embeddings, last hidden states and their gradient. One more array of each block
+    // would be twice what there is room for.
+    most += 4 * wide + 3 * dtype.size() * wide;
+    EXPECT_LT(kept, most + kBlocks / 2 * dtype.size() * wide) << dtype.size();
+  }
 }
 
 TEST(GpuPath, AdaptersTrain) {

@@ -61,15 +61,15 @@ mx::array as_rows(const mx::array& a, const mx::Stream& s) {
 }
 
 // Inputs: x, the weight, the residual or a stand-in. Outputs: y and the sum or a stand-in.
-std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in) {
+std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in, mx::Dtype dtype) {
   const mx::array rows = as_rows(in[0], plan.stream);
   const int channels = rows.shape(1);
   const mx::Dtype sum_dtype = plan.sum_dtype.value_or(mx::float32);
-  Constants constants = plan.constants(channels, rows.dtype());
+  Constants constants = plan.constants(channels, dtype);
   constants.insert(constants.end(), {{"Sum", sum_dtype}, {"kHasResidual", plan.has_residual}});
   const std::vector<mx::array> out =
       forward_kernel()({rows, in[1], plan.has_residual ? as_rows(in[2], plan.stream) : in[1]},
-                       {in[0].shape(), plan.sum_dtype ? in[0].shape() : mx::Shape{1}}, {rows.dtype(), sum_dtype},
+                       {in[0].shape(), plan.sum_dtype ? in[0].shape() : mx::Shape{1}}, {dtype, sum_dtype},
                        {{rows.shape(0), 1, 1}, Plan::threads(channels)}, constants, plan.stream);
   return out;
 }
@@ -107,16 +107,22 @@ std::pair<mx::array, mx::array> gpu_norm(const mx::array& x, const std::optional
   const bool traced = x.is_tracer() || weight.is_tracer() || (residual && residual->is_tracer());
   std::vector<mx::array> out;
   if (traced) {
-    out = mx::custom_vjp([plan](const std::vector<mx::array>& primals) { return forward(plan, primals); },
-                         [plan](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                                const std::vector<mx::array>& outputs) {
-                           return backward(plan, primals, plan.sum_dtype ? outputs[1] : primals[0], cotangents[0],
-                                           cotangents[1]);
-                         })(inputs);
+    out = mx::custom_vjp(
+        [plan](const std::vector<mx::array>& primals) { return forward(plan, primals, primals[0].dtype()); },
+        [plan](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+               const std::vector<mx::array>& outputs) {
+          return backward(plan, primals, plan.sum_dtype ? outputs[1] : primals[0], cotangents[0], cotangents[1]);
+        })(inputs);
   } else {
-    out = forward(plan, inputs);
+    out = forward(plan, inputs, x.dtype());
   }
   return {out[0], sum_dtype ? out[1] : x};
+}
+
+mx::array gpu_norm_again(const mx::array& sum, const mx::array& weight, float eps, mx::Dtype dtype,
+                         const mx::Stream& stream) {
+  const mx::array w = gpu::contiguous(weight, stream);
+  return forward({eps, false, std::nullopt, stream}, {sum, w, w}, dtype)[0];
 }
 
 }  // namespace mamba::ops::norm

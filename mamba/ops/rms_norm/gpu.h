@@ -20,4 +20,8 @@ std::pair<mlx::core::array, mlx::core::array> gpu_norm(const mlx::core::array& x
                                                        std::optional<mlx::core::Dtype> sum_dtype,
                                                        const mlx::core::Stream& stream);
 
+// y in `dtype` of rows whose sum is made. Not differentiable.
+mlx::core::array gpu_norm_again(const mlx::core::array& sum, const mlx::core::array& weight, float eps,
+                                mlx::core::Dtype dtype, const mlx::core::Stream& stream);
+
 }  // namespace mamba::ops::norm

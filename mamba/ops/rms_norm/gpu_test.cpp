@@ -79,5 +79,21 @@ TEST(RmsNormGpu, WithResidualAgreesWithTheReference) {
   }
 }
 
+TEST(RmsNormGpu, ItsResultIsMadeAgainFromTheSum) {
+  norm::use_host_kernels();
+  for (const mx::Shape& shape : kShapes) {
+    for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
+      for (const mx::Dtype wide : {mx::float32, dtype}) {
+        const mx::array x = normal(shape, 1, 1.0f, 0.5f, dtype);
+        const mx::array weight = normal({shape.back()}, 2);
+        const auto [y, sum] = norm::gpu_norm(x, normal(shape, 4, 1.0f, 0.0f, wide), weight, kEps, wide, cpu());
+        const mx::array again = norm::gpu_norm_again(sum, weight, kEps, dtype, cpu());
+        EXPECT_EQ(again.dtype(), dtype);
+        EXPECT_TRUE(testing::same_bits(again, y));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mamba::ops

@@ -7,6 +7,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/rms_norm/again.h"
 #include "mamba/ops/rms_norm/gpu.h"
 #include "mamba/ops/rms_norm/primitive.h"
 #include "mamba/ops/rms_norm/reference.h"
@@ -75,6 +76,16 @@ std::pair<mx::array, mx::array> rms_norm_add(const mx::array& x, const std::opti
   std::vector<mx::array> outputs = mx::array::make_arrays(
       {x.shape(), x.shape()}, {x.dtype(), dtype}, std::make_shared<norm::RmsNorm>(stream, norm::Settings{eps}), inputs);
   return {outputs[0], outputs[1]};
+}
+
+mx::array rms_norm_again(const mx::array& sum, const mx::array& weight, float eps, mx::Dtype dtype,
+                         mx::StreamOrDevice s) {
+  check_inputs(sum, weight);
+  const mx::Stream stream = mx::to_stream(s);
+  if (!on_cpu(stream) && sum.shape(-1) <= norm::kMaxGpuChannels && sum.size() > 0) {
+    return norm::gpu_norm_again(sum, weight, eps, dtype, stream);
+  }
+  return mx::astype(rms_norm(sum, weight, eps, s), dtype, s);
 }
 
 }  // namespace mamba::ops
