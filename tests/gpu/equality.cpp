@@ -13,6 +13,7 @@
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
+#include "mamba/ops/selective_scan/gpu.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
 #include "report.h"
 #include "table.h"
@@ -33,16 +34,29 @@ void add_scans(Table& table) {
     int batch, length, channels, states;
     mx::Dtype dtype;
     bool packed;
+    ops::scan::Dealing dealing = ops::scan::Dealing::kBySize;
   };
+  using ops::scan::Dealing;
   const std::vector<Case> cases = {
-      {1, 1, 1, 1, mx::float32, false},      {2, 7, 3, 16, mx::float32, true},
-      {1, 100, 70, 16, mx::float32, true},   {3, 333, 130, 16, mx::float32, true},
-      {1, 2049, 257, 16, mx::float32, true}, {8, 65, 3100, 16, mx::float32, true},
-      {2, 190, 33, 5, mx::float32, true},    {2, 129, 65, 8, mx::float32, false},
-      {2, 70, 40, 32, mx::float32, true},    {1, 77, 33, 64, mx::float32, true},
-      {1, 51, 9, 128, mx::float32, true},    {1, 35, 17, 256, mx::float32, true},
-      {2, 555, 96, 16, mx::bfloat16, true},  {8, 130, 3100, 16, mx::bfloat16, false},
-      {2, 555, 96, 16, mx::float16, true},   {1, 1, 1536, 16, mx::float32, false},
+      {1, 1, 1, 1, mx::float32, false},
+      {2, 7, 3, 16, mx::float32, true},
+      {1, 100, 70, 16, mx::float32, true},
+      {3, 333, 130, 16, mx::float32, true},
+      {1, 2049, 257, 16, mx::float32, true},
+      {8, 65, 3100, 16, mx::float32, true},
+      {2, 190, 33, 5, mx::float32, true},
+      {2, 129, 65, 8, mx::float32, false},
+      {2, 70, 40, 32, mx::float32, true},
+      {1, 77, 33, 64, mx::float32, true},
+      {1, 51, 9, 128, mx::float32, true},
+      {1, 35, 17, 256, mx::float32, true},
+      {2, 555, 96, 16, mx::bfloat16, true},
+      {8, 130, 3100, 16, mx::bfloat16, false},
+      {2, 555, 96, 16, mx::float16, true},
+      {1, 1, 1536, 16, mx::float32, false},
+      // As large inputs of 16 bits have it: lanes with two channels, and half or all of their states.
+      {2, 130, 71, 16, mx::bfloat16, true, Dealing::kLarge},
+      {2, 131, 71, 16, mx::bfloat16, true, Dealing::kVeryLarge},
   };
   for (const Case& c : cases) {
     const mx::Shape wide = {c.batch, c.length, c.channels};
@@ -82,7 +96,9 @@ void add_scans(Table& table) {
         inputs.spans = span_array;
         inputs.resets = reset_array;
       }
-      const auto out = ops::selective_scan(inputs, device);
+      const bool by_size = device == mx::Device::cpu || c.dealing == Dealing::kBySize;
+      const auto out = by_size ? ops::selective_scan(inputs, device)
+                               : ops::scan::gpu_scan(inputs, mx::default_stream(device), c.dealing);
       return {out.y, out.state};
     };
     table.add(fmt::format("selective_scan B{} L{} D{} N{} {}{}", c.batch, c.length, c.channels, c.states,

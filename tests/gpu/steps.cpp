@@ -6,7 +6,11 @@
 #include <tuple>
 
 #include "mamba/models/initialize.h"
+#include "mamba/ops/block_step/block_step.h"
+#include "mamba/ops/causal_conv1d/causal_conv1d.h"
 #include "mamba/ops/choose_token/choose_token.h"
+#include "mamba/ops/linear/linear.h"
+#include "mamba/ops/selective_scan/selective_scan.h"
 #include "table.h"
 
 namespace mamba::gpu_report {
@@ -54,6 +58,38 @@ Arrays run_steps(models::MambaLM model, int batch, bool whole, mx::Device device
   return out;
 }
 
+// The mixer's kernel, and on the CPU the operations that it stands for.
+ops::StepOutputs mixer_of(const mx::array& xz, const mx::array& conv, const mx::array& ssm,
+                          const ops::MixerStepWeights& w, mx::Device device) {
+  if (device == mx::Device::gpu) {
+    return ops::mixer_step(xz, conv, ssm, w, mx::default_stream(device));
+  }
+  const int channels = w.A.shape(0);
+  const int states = w.A.shape(1);
+  const int rank = w.dt_proj.shape(1);
+  const std::vector<mx::array> halves = mx::split(xz, mx::Shape{channels}, 1, device);
+  const auto convolved = ops::causal_conv1d({.x = mx::expand_dims(halves[0], 1, device),
+                                             .weight = w.conv_weight,
+                                             .bias = w.conv_bias,
+                                             .initial_state = conv,
+                                             .silu = true},
+                                            device);
+  const mx::array u = mx::squeeze(convolved.y, 1, device);
+  const std::vector<mx::array> parts =
+      mx::split(ops::linear(u, w.x_proj, {}, {}, device), mx::Shape{rank, rank + states}, 1, device);
+  const auto scan = ops::selective_scan_step({.u = u,
+                                              .delta = ops::linear(parts[0], w.dt_proj, {}, {}, device),
+                                              .A = w.A,
+                                              .B = parts[1],
+                                              .C = parts[2],
+                                              .D = w.D,
+                                              .z = halves[1],
+                                              .delta_bias = w.dt_bias,
+                                              .initial_state = ssm},
+                                             device);
+  return {scan.y, convolved.state, scan.state};
+}
+
 }  // namespace
 
 void add_steps(Table& table) {
@@ -85,6 +121,35 @@ void add_steps(Table& table) {
       table.add_values(name, 1e-3, steps, {});
     } else {
       table.add_beside(name, steps, [&] { return run_steps(wide, c.batch, whole, mx::Device::cpu); });
+    }
+  }
+  // The mixer's kernel without the products around it, which compute-sanitizer's racecheck fails at.
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    const auto mixer = [=](mx::Dtype of, mx::Device device) -> Arrays {
+      constexpr int kBatch = 9;
+      constexpr int kChannels = 330;
+      constexpr int kRank = 21;
+      const auto given = [&](const mx::Shape& shape, uint64_t seed, float scale = 1.0f) {
+        return mx::astype(normal(shape, seed, scale, 0.0f, dtype), of, mx::Device::cpu);
+      };
+      const ops::MixerStepWeights weights{
+          .conv_weight = normal({kChannels, 4}, 4),
+          .conv_bias = normal({kChannels}, 5),
+          .x_proj = given({kRank + 32, kChannels}, 6, 0.05f),
+          .dt_proj = given({kChannels, kRank}, 7, 0.2f),
+          .dt_bias = normal({kChannels}, 8, 0.5f, -2.0f),
+          .A = mx::negative(mx::exp(normal({kChannels, 16}, 9), mx::Device::cpu), mx::Device::cpu),
+          .D = normal({kChannels}, 10)};
+      const auto out = mixer_of(given({kBatch, 2 * kChannels}, 1), given({kBatch, 3, kChannels}, 2),
+                                normal({kBatch, kChannels, 16}, 3), weights, device);
+      return {out.y, out.conv, out.ssm};
+    };
+    const Function run = [=](const Arrays&, mx::Device device) { return mixer(dtype, device); };
+    const std::string name = fmt::format("mixer_step B9 {}", name_of(dtype));
+    if (dtype == mx::float32) {
+      table.add_values(name, 1e-4, run, {});
+    } else {
+      table.add_beside(name, run, [=] { return mixer(mx::float32, mx::Device::cpu); });
     }
   }
   const Function choose = [](const Arrays& a, mx::Device device) -> Arrays {
