@@ -298,5 +298,16 @@ TEST(Launches, AreSingleUnlessTheEnvironmentSaysOtherwise) {
   unsetenv("MLX_USE_CUDA_GRAPHS");
 }
 
+TEST(Kernel, ZerosAreKnownBeforeTheyAreEvaluated) {
+  const mx::array a = normal({3, 4}, 1);
+  EXPECT_TRUE(known_zero(mx::zeros({3, 4})));
+  EXPECT_TRUE(known_zero(mx::zeros_like(a)));
+  EXPECT_TRUE(known_zero(mx::stop_gradient(mx::broadcast_to(mx::array(0.0f), {2, 5}))));
+  EXPECT_FALSE(known_zero(mx::ones({3, 4})));
+  EXPECT_FALSE(known_zero(a));
+  EXPECT_FALSE(known_zero(mx::multiply(a, mx::zeros_like(a))));
+  EXPECT_FALSE(known_zero(mx::zeros({3, 4}, mx::int32)));
+}
+
 }  // namespace
 }  // namespace mamba::ops::gpu::dialect

@@ -230,4 +230,16 @@ mx::array contiguous(const mx::array& a, const mx::Stream& stream) {
   return known_contiguous(a) ? a : mx::contiguous(a, false, stream);
 }
 
+bool known_zero(const mx::array& a) {
+  if (a.dtype() != mx::float32) {
+    return false;
+  }
+  if (!a.has_primitive()) {
+    return a.size() == 1 && a.status() == mx::array::Status::available && a.data<float>()[0] == 0.0f;
+  }
+  const std::string_view name = a.primitive().name();
+  return (name == "Full" || name == "Broadcast" || name == "Copy" || name == "StopGradient") &&
+         known_zero(a.inputs()[0]);
+}
+
 }  // namespace mamba::ops::gpu

@@ -73,4 +73,8 @@ void launch_singly();
 // much as a small kernel costs the device.
 mlx::core::array contiguous(const mlx::core::array& a, const mlx::core::Stream& stream);
 
+// Whether `a`, of float32, is what mx::zeros gives, as the gradients of results are of which nothing depends: then a
+// kernel need not read it. False where that cannot be told without evaluating it.
+bool known_zero(const mlx::core::array& a);
+
 }  // namespace mamba::ops::gpu

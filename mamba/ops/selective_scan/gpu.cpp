@@ -31,7 +31,8 @@ struct Plan {
   Shape shape;          // of the backward pass
   Shape forward_shape;  // of the passes that need no sums over channels: forward,
   Shape local_shape;    // and what chunks add to a state
-  int chunks;
+  int chunks;           // of the forward pass
+  int backward_chunks;
   int batch, length, channels, states;
   bool has_D, has_z, has_bias, has_state, has_spans, has_resets, softplus;
   mx::Stream stream;
@@ -57,13 +58,34 @@ struct Plan {
 // All inputs there are, in the order of Inputs, others as stand-ins that no kernel reads.
 enum Inputs { kU, kDelta, kA, kB, kC, kD, kZ, kDeltaBias, kState, kSpans, kResets, kInputs };
 
-// Registers of a thread, where the compiler's own choice leaves room for fewer groups than are faster, or is too small.
-constexpr int kWholeRegisters = 160;
-constexpr int kPairRegisters = 144;
-constexpr int kTwoLaneRegisters = 128;
-constexpr int kFourLaneRegisters = 96;
-constexpr int kLocalTwoLaneRegisters = 96;
-constexpr int kLocalFourLaneRegisters = 80;
+// Registers of a thread, where the compiler's own choice leaves room for fewer groups than are faster, or is too small;
+// 0 is its own choice.
+int forward_registers(const Shape& shape) {
+  if (shape == kWhole) return 160;
+  if (shape == kPairs) return 144;
+  if (shape == kTwoLanes) return 128;
+  return shape == kFourLanes ? 96 : 0;
+}
+
+int local_registers(const Shape& shape) {
+  if (shape == kPairs) return 144;
+  if (shape == kTwoLanes) return 96;
+  return shape == kFourLanes ? 80 : 0;
+}
+
+// With four lanes to a channel or short tiles, three groups of 128 threads to a multiprocessor; the compiler alone
+// takes 255 registers, for two. Two lanes to a channel need those.
+int backward_registers(const Shape& shape) {
+  return shape == kFourLanes || shape == kShortTiles ? 168 : 0;
+}
+
+// Groups that a large GPU has room for at once.
+int room_of(const Shape& shape, int registers) {
+  constexpr int kMultiprocessors = 132;
+  constexpr int kRegisters = 65536;  // of each
+  constexpr int kMost = 255;
+  return kMultiprocessors * (kRegisters / (shape.threads * (registers > 0 ? registers : kMost)));
+}
 
 const Kernel& forward_kernel(const Shape& shape) {
   const auto make = [](int registers) {
@@ -71,16 +93,15 @@ const Kernel& forward_kernel(const Shape& shape) {
                   {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "first", "spans", "resets"},
                   {"y", "state", "kept"}, registers);
   };
-  static const Kernel whole = make(kWholeRegisters);
-  static const Kernel pair = make(kPairRegisters);
-  static const Kernel two = make(kTwoLaneRegisters);
-  static const Kernel four = make(kFourLaneRegisters);
+  static const Kernel whole = make(forward_registers(kWhole));
+  static const Kernel pair = make(forward_registers(kPairs));
+  static const Kernel two = make(forward_registers(kTwoLanes));
+  static const Kernel four = make(forward_registers(kFourLanes));
   static const Kernel others = make(0);
   if (shape == kWhole) return whole;
   if (shape == kPairs) return pair;
   if (shape == kTwoLanes) return two;
-  if (shape == kFourLanes) return four;
-  return others;
+  return shape == kFourLanes ? four : others;
 }
 
 const Kernel& local_kernel(const Shape& shape) {
@@ -88,14 +109,13 @@ const Kernel& local_kernel(const Shape& shape) {
     return Kernel("mamba_scan_local", embedded::gpu_scan_local(),
                   {"x", "delta", "A", "W", "z", "delta_bias", "spans", "resets"}, {"local", "total"}, registers);
   };
-  static const Kernel pair = make(kPairRegisters);
-  static const Kernel two = make(kLocalTwoLaneRegisters);
-  static const Kernel four = make(kLocalFourLaneRegisters);
+  static const Kernel pair = make(local_registers(kPairs));
+  static const Kernel two = make(local_registers(kTwoLanes));
+  static const Kernel four = make(local_registers(kFourLanes));
   static const Kernel others = make(0);
   if (shape == kPairs) return pair;
   if (shape == kTwoLanes) return two;
-  if (shape == kFourLanes) return four;
-  return others;
+  return shape == kFourLanes ? four : others;
 }
 
 const Kernel& carry_kernel() {
@@ -104,23 +124,20 @@ const Kernel& carry_kernel() {
   return kernel;
 }
 
-// With four lanes to a channel, three groups of 128 threads to a multiprocessor; the compiler alone takes 255
-// registers, for two. Two lanes to a channel need those.
-constexpr int kBackwardRegisters = 168;
-
-const Kernel& backward_kernel(int lanes) {
+const Kernel& backward_kernel(const Shape& shape) {
   const auto make = [](int registers) {
     return Kernel("mamba_scan_backward", embedded::gpu_scan_backward(),
                   {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "spans", "resets", "gy", "kept", "last"},
                   {"gu", "gdelta", "gz", "part_BC", "part_A", "part_D", "gfirst", "y"}, registers);
   };
-  static const Kernel four = make(kBackwardRegisters);
+  static const Kernel three = make(backward_registers(kFourLanes));
   static const Kernel others = make(0);
-  return lanes == 4 ? four : others;
+  return backward_registers(shape) > 0 ? three : others;
 }
 
 const Kernel& sum_kernel() {
-  static const Kernel kernel("mamba_scan_sum", embedded::gpu_scan_sum(), {"part"}, {"out"});
+  static const Kernel kernel("mamba_scan_sum", embedded::gpu_scan_sum(), {"part_A", "part_D", "part_BC"},
+                             {"sum_A", "sum_D", "sum_bias", "sum_BC"});
   return kernel;
 }
 
@@ -134,7 +151,8 @@ const Kernel& step_kernel() {
 mx::array carries(const Plan& plan, const std::vector<mx::array>& in, const mx::array& x, const mx::array& first,
                   bool has_first, bool reverse) {
   const Shape& shape = plan.local_shape;
-  const int others = plan.chunks - 1;
+  const int chunks = reverse ? plan.backward_chunks : plan.chunks;
+  const int others = chunks - 1;
   const std::vector<mx::array> local = local_kernel(shape)(
       {x, in[kDelta], in[kA], in[reverse ? kC : kB], in[kZ], in[kDeltaBias], in[kSpans], in[kResets]},
       {{plan.batch, others, plan.states, plan.channels}, {plan.batch, others, plan.channels}},
@@ -142,7 +160,7 @@ mx::array carries(const Plan& plan, const std::vector<mx::array>& in, const mx::
       plan.constants(shape, x.dtype(), {{"kEach", shape.each}, {"kSteps", shape.steps}, {"kReverse", reverse}}),
       plan.stream);
   constexpr int kThreads = 128;
-  return carry_kernel()({local[0], local[1], in[kA], first}, {{plan.batch, plan.chunks, plan.states, plan.channels}},
+  return carry_kernel()({local[0], local[1], in[kA], first}, {{plan.batch, chunks, plan.states, plan.channels}},
                         {mx::float32}, {{divide_up(plan.states * plan.channels, kThreads), plan.batch, 1}, kThreads},
                         {{"kThreads", kThreads}, {"kHasState", has_first}, {"kReverse", reverse}}, plan.stream)[0];
 }
@@ -172,7 +190,7 @@ struct Backward {
   mx::array u, delta, z;  // (B, L, D), T
   mx::array BC;           // (B, L, 2 N), T
   mx::array A;            // (D, N) float32
-  mx::array D;            // (2, D) float32: of D, of delta_bias
+  mx::array D, bias;      // (D)
   mx::array first;        // (B, D, N) float32
   mx::array y;            // (B, L, D), T, where it was asked for
 };
@@ -181,64 +199,59 @@ Backward backward(const Plan& plan, const std::vector<mx::array>& in, const mx::
                   const std::optional<mx::array>& gstate, const mx::array& kept, bool of_y) {
   const mx::Stream& s = plan.stream;
   const mx::array& end = gstate ? *gstate : in[kA];  // a stand-in
-  const mx::array last = plan.chunks > 1 ? carries(plan, in, gy, end, gstate.has_value(), true) : end;
+  const mx::array last = plan.backward_chunks > 1 ? carries(plan, in, gy, end, gstate.has_value(), true) : end;
   const mx::Dtype dtype = in[kU].dtype();
-  const int rows = plan.batch * plan.chunks;
-  const std::vector<mx::array> out = backward_kernel(plan.shape.lanes)(
-      {in[kU], in[kDelta], in[kA], in[kB], in[kC], in[kD], in[kZ], in[kDeltaBias], in[kSpans], in[kResets], gy, kept,
-       last},
-      {in[kU].shape(),
-       in[kU].shape(),
-       plan.has_z ? in[kU].shape() : mx::Shape{1},
-       {plan.batch, plan.shape.blocks(plan.channels), plan.length, 2 * plan.states},
-       {rows, plan.channels, plan.states},
-       {rows, 2, plan.channels},
-       {plan.batch, plan.channels, plan.states},
-       of_y ? in[kU].shape() : mx::Shape{1}},
-      {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32, dtype},
-      plan.grid(plan.shape, plan.chunks),
-      plan.constants(plan.shape, dtype,
-                     {{"kHasD", plan.has_D},
-                      {"kChunked", plan.chunks > 1},
-                      {"kHasLast", plan.chunks > 1 || gstate},
-                      {"kGiveY", of_y}}),
-      s);
+  const int rows = plan.batch * plan.backward_chunks;
+  const std::vector<mx::array> out =
+      backward_kernel(plan.shape)({in[kU], in[kDelta], in[kA], in[kB], in[kC], in[kD], in[kZ], in[kDeltaBias],
+                                   in[kSpans], in[kResets], gy, kept, last},
+                                  {in[kU].shape(),
+                                   in[kU].shape(),
+                                   plan.has_z ? in[kU].shape() : mx::Shape{1},
+                                   {plan.batch, plan.shape.blocks(plan.channels), plan.length, 2 * plan.states},
+                                   {rows, plan.channels, plan.states},
+                                   {rows, 2, plan.channels},
+                                   {plan.batch, plan.channels, plan.states},
+                                   of_y ? in[kU].shape() : mx::Shape{1}},
+                                  {dtype, dtype, dtype, mx::float32, mx::float32, mx::float32, mx::float32, dtype},
+                                  plan.grid(plan.shape, plan.backward_chunks),
+                                  plan.constants(plan.shape, dtype,
+                                                 {{"kHasD", plan.has_D},
+                                                  {"kSteps", plan.shape.steps},
+                                                  {"kChunked", plan.backward_chunks > 1},
+                                                  {"kHasLast", plan.backward_chunks > 1 || gstate},
+                                                  {"kGiveY", of_y}}),
+                                  s);
   constexpr int kThreads = 256;
   const int columns = 2 * plan.states;
-  const mx::array sum = sum_kernel()({out[3]}, {{plan.batch, plan.length, columns}}, {dtype},
-                                     {{divide_up(plan.length * columns, kThreads), plan.batch, 1}, kThreads},
-                                     {{"T", dtype}, {"kThreads", kThreads}}, s)[0];
+  const int groups = divide_up(plan.channels * plan.states, kThreads) + divide_up(2 * plan.channels, kThreads) +
+                     static_cast<int>((int64_t{plan.batch} * plan.length * columns + kThreads - 1) / kThreads);
+  const mx::Dtype D_dtype = in[kD].dtype();
+  const mx::Dtype bias_dtype = in[kDeltaBias].dtype();
+  const std::vector<mx::array> sums = sum_kernel()(
+      {out[4], out[5], out[3]}, {in[kA].shape(), {plan.channels}, {plan.channels}, {plan.batch, plan.length, columns}},
+      {mx::float32, D_dtype, bias_dtype, dtype}, {{groups, 1, 1}, kThreads},
+      {{"T", dtype}, {"OfD", D_dtype}, {"OfBias", bias_dtype}, {"kThreads", kThreads}}, s);
   return {.u = out[0],
           .delta = out[1],
           .z = out[2],
-          .BC = sum,
-          .A = mx::sum(out[4], 0, false, s),
-          .D = mx::sum(out[5], 0, false, s),
+          .BC = sums[3],
+          .A = sums[0],
+          .D = sums[1],
+          .bias = sums[2],
           .first = out[6],
           .y = out[7]};
 }
 
-mx::array row_of(const mx::array& rows, int i, mx::Dtype dtype, const mx::Stream& s) {
-  return mx::astype(mx::squeeze(mx::slice(rows, {i, 0}, {i + 1, rows.shape(1)}, s), 0, s), dtype, s);
-}
-
 // The gradients of all inputs, in the order of Inputs; spans and resets have none.
 std::vector<mx::array> gradients(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
-                                 const mx::array& gstate, const mx::array& kept) {
+                                 const std::optional<mx::array>& gstate, const mx::array& kept) {
   const mx::Stream& s = plan.stream;
   const Backward g = backward(plan, in, gy, gstate, kept, false);
   const auto columns = [&](int from) {
     return mx::slice(g.BC, {0, 0, from}, {plan.batch, plan.length, from + plan.states}, s);
   };
-  return {g.u,
-          g.delta,
-          g.A,
-          columns(0),
-          columns(plan.states),
-          row_of(g.D, 0, in[kD].dtype(), s),
-          g.z,
-          row_of(g.D, 1, in[kDeltaBias].dtype(), s),
-          g.first};
+  return {g.u, g.delta, g.A, columns(0), columns(plan.states), g.D, g.z, g.bias, g.first};
 }
 
 bool is_traced(const std::optional<mx::array>& a) {
@@ -275,10 +288,15 @@ Plan plan_of(const SelectiveScanInputs& in, Dealing dealing, const mx::Stream& s
   const int chunks = chunks_of(batch, length, channels, shape);
   const int bytes = static_cast<int>(in.u.itemsize());
   const Shape forward_shape = forward_shape_of(shape, batch, channels, chunks, bytes, dealing);
-  return {.shape = shape,
+  const Shape backward_shape = shape == kTwoLanes && chunks > 1 ? kShortTiles : shape;
+  const auto even = [&](const Shape& of, int registers) {
+    return even_chunks(length, of, chunks, batch * of.blocks(channels), room_of(of, registers));
+  };
+  return {.shape = backward_shape,
           .forward_shape = forward_shape,
           .local_shape = local_shape_of(forward_shape),
-          .chunks = chunks,
+          .chunks = even(forward_shape, forward_registers(forward_shape)),
+          .backward_chunks = even(backward_shape, backward_registers(backward_shape)),
           .batch = batch,
           .length = length,
           .channels = channels,
@@ -319,28 +337,45 @@ SelectiveScanOutputs gpu_scan(const SelectiveScanInputs& in, const mx::Stream& s
     const std::vector<mx::array> out = forward(plan, inputs, false);
     return {out[0], out[1]};
   }
-  // What is absent has a stand-in, which gets no gradient.
-  std::vector<bool> present(kInputs, true);
-  present[kD] = plan.has_D;
-  present[kZ] = plan.has_z;
-  present[kDeltaBias] = plan.has_bias;
-  present[kState] = plan.has_state;
-  present[kSpans] = present[kResets] = false;
-  const auto values = [plan](const std::vector<mx::array>& primals) { return forward(plan, primals, true); };
-  const auto vjp = [plan, present](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                                   const std::vector<mx::array>& outputs) {
-    const mx::array gstate = gpu::contiguous(cotangents[1], plan.stream);
-    std::vector<mx::array> all = gradients(plan, primals, cotangents[0], gstate, outputs[2]);
-    all.resize(kInputs, all[0]);
-    for (int i = 0; i < kInputs; ++i) {
-      if (!present[i]) {
-        all[i] = mx::zeros_like(primals[i], plan.stream);
-      }
+  // Only what is there is differentiated: stand-ins for the rest are one of the others, to whose gradient zeros would
+  // be added for each.
+  const std::vector<bool> is_there = {true,       true,       true,          true,          true,
+                                      plan.has_D, plan.has_z, plan.has_bias, plan.has_state};
+  std::vector<mx::array> given;
+  std::vector<size_t> places;  // among those given
+  for (size_t i = 0; i < is_there.size(); ++i) {
+    places.push_back(is_there[i] ? given.size() : size_t{i == kZ ? kU : kA});
+    if (is_there[i]) {
+      given.push_back(inputs[i]);
     }
+  }
+  const mx::array spans = plan.has_spans ? mx::stop_gradient(inputs[kSpans], stream) : inputs[kSpans];
+  const mx::array resets = plan.has_resets ? mx::stop_gradient(inputs[kResets], stream) : inputs[kResets];
+  const auto all_of = [=](const std::vector<mx::array>& primals) {
+    std::vector<mx::array> all;
+    for (const size_t place : places) {
+      all.push_back(primals[place]);
+    }
+    all.push_back(plan.has_spans ? spans : primals[kA]);
+    all.push_back(plan.has_resets ? resets : primals[kA]);
     return all;
   };
+  const auto values = [=](const std::vector<mx::array>& primals) { return forward(plan, all_of(primals), true); };
+  const auto vjp = [=](const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                       const std::vector<mx::array>& outputs) {
+    const auto gstate =
+        gpu::known_zero(cotangents[1]) ? std::nullopt : std::optional(gpu::contiguous(cotangents[1], plan.stream));
+    const std::vector<mx::array> all = gradients(plan, all_of(primals), cotangents[0], gstate, outputs[2]);
+    std::vector<mx::array> of_given = primals;
+    for (size_t i = 0; i < places.size(); ++i) {
+      if (is_there[i]) {
+        of_given[places[i]] = all[i];
+      }
+    }
+    return of_given;
+  };
   const auto run = mx::custom_vjp(values, vjp);
-  const std::vector<mx::array> out = run(inputs);
+  const std::vector<mx::array> out = run(given);
   return {out[0], out[1]};
 }
 
@@ -352,14 +387,7 @@ SelectiveScanKept gpu_scan_kept(const SelectiveScanInputs& in, const mx::Stream&
 SelectiveScanGradients gpu_scan_gradients(const SelectiveScanInputs& in, const mx::array& gy, const mx::array& kept,
                                           const mx::Stream& s) {
   const Backward g = backward(plan_of(in, Dealing::kBySize, s), all_inputs(in, s), gy, std::nullopt, kept, true);
-  return {.u = g.u,
-          .delta = g.delta,
-          .A = g.A,
-          .BC = g.BC,
-          .D = row_of(g.D, 0, in.D->dtype(), s),
-          .z = g.z,
-          .delta_bias = row_of(g.D, 1, in.delta_bias->dtype(), s),
-          .y = g.y};
+  return {.u = g.u, .delta = g.delta, .A = g.A, .BC = g.BC, .D = g.D, .z = g.z, .delta_bias = g.bias, .y = g.y};
 }
 
 SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mx::Stream& stream) {

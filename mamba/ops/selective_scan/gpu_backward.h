@@ -10,7 +10,6 @@
 // same bits every time. `part_A` (B, chunks, D, N) and `part_D` (B, chunks, 2, D) (of D, of delta_bias) likewise.
 // `last` is the gradient of the state after the chunk: (B, chunks, N, D), or with one chunk (B, D, N); without kHasLast
 // it is 0. kGiveY: the forward pass' output once more, in `y`.
-constexpr int kSteps = 8;
 constexpr int kOwn = kSteps / kLanes;
 constexpr int kQuads = kM / 4;
 constexpr int kRow = kLanes * kQuads;
@@ -33,8 +32,11 @@ constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 MAMBA_SHARED(float4, tile_B, kCopies* kSegment* kRow);
 MAMBA_SHARED(float4, tile_C, kCopies* kSegment* kRow);
-// Partial sums, then the states before all tiles but the first.
-MAMBA_SHARED(float, work, kBuffers* kShares + (kSegment / kSteps - 1) * kM * kThreads);
+// Partial sums, then the states before all tiles but the first. Of many tiles the last one's states lie where partial
+// sums will, until those are made: Metal has 32 KiB for all of this.
+constexpr bool kTight = kSegment / kSteps > 4;
+constexpr int kStarts = kSegment / kSteps - (kTight ? 2 : 1);
+MAMBA_SHARED(float, work, kBuffers* kShares + kStarts * kM * kThreads);
 MAMBA_SHARED_PTR(float) flat_B = (MAMBA_SHARED_PTR(float))tile_B;
 MAMBA_SHARED_PTR(float) flat_C = (MAMBA_SHARED_PTR(float))tile_C;
 
@@ -203,9 +205,10 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
         }
       }
     }
+    const int to = kTight && tile + 2 == tiles ? 0 : kBuffers * kShares + tile * kM * kThreads;
     MAMBA_UNROLL
     for (int i = 0; i < kM; ++i) {
-      work[kBuffers * kShares + (tile * kM + i) * kThreads + thread] = h[i];
+      work[to + i * kThreads + thread] = h[i];
     }
   }
 
@@ -255,9 +258,14 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
     float all_x[kSteps];
     bool all_reset[kSteps];
     if (tile > 0) {
+      const bool amid_sums = kTight && tile + 1 == tiles;
+      const int from = amid_sums ? 0 : kBuffers * kShares + (tile - 1) * kM * kThreads;
       MAMBA_UNROLL
       for (int i = 0; i < kM; ++i) {
-        h[i] = work[kBuffers * kShares + ((tile - 1) * kM + i) * kThreads + thread];
+        h[i] = work[from + i * kThreads + thread];
+      }
+      if (amid_sums) {
+        MAMBA_BARRIER();  // before sums come there
       }
     } else {
       MAMBA_UNROLL

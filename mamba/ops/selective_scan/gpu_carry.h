@@ -1,7 +1,7 @@
 // GPU kernel, in the dialect of ops/gpu: from what each chunk adds to the state (gpu_local.h), the state that enters
 // each chunk, (B, G, N, D). Backwards (kReverse): the gradient of the state that leaves each chunk.
 // `first` is the initial state or, backwards, the cotangent of the final one, (B, D, N).
-constexpr int kBatch = 8;  // loads in flight
+constexpr int kBatch = 16;  // loads in flight
 constexpr float kLog2e = 1.44269504f;
 const int others = local_shape[1];
 const int states = local_shape[2];

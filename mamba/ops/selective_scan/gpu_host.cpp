@@ -87,13 +87,21 @@ struct Bodies {
     MAMBA_HOST_BOOL(kHasLast);
     MAMBA_HOST_BOOL(kGiveY);
     MAMBA_HOST_BOOL(kChunked);
+    constexpr int kSteps = kTile;
 #include "mamba/ops/selective_scan/gpu_backward.h"
   }
 };
 
 void sum(const Launch& launch) {
-  MAMBA_HOST_IN(part);
-  MAMBA_HOST_OUT(out);
+  using OfD = float;
+  using OfBias = float;
+  MAMBA_HOST_IN(part_A);
+  MAMBA_HOST_IN(part_D);
+  MAMBA_HOST_IN(part_BC);
+  MAMBA_HOST_OUT(sum_A);
+  MAMBA_HOST_OUT(sum_D);
+  MAMBA_HOST_OUT(sum_bias);
+  MAMBA_HOST_OUT(sum_BC);
   MAMBA_HOST_INT(kThreads);
 #include "mamba/ops/selective_scan/gpu_sum.h"
 }
@@ -141,6 +149,7 @@ void with_bodies(const Launch& launch, F&& f) {
   };
   if (is(1, 4, 64, 32)) return f(Bodies<1, 4, 64, 32, 8>{});
   if (is(2, 4, 128, 32)) return f(Bodies<2, 4, 128, 32, 8>{});
+  if (is(2, 8, 128, 32) && launch.constant("kSteps") == 4) return f(Bodies<2, 8, 128, 32, 4>{});
   if (is(2, 8, 128, 32)) return f(Bodies<2, 8, 128, 32, 8>{});
   if (is(2, 8, 64, 32) && launch.constant("kEach") == 2) return f(Bodies<2, 8, 64, 32, 8, 2>{});
   if (is(1, 16, 64, 32)) return f(Bodies<1, 16, 64, 32, 4, 2>{});

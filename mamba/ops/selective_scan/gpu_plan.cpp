@@ -52,6 +52,28 @@ int chunks_of(int batch, int length, int channels, const Shape& shape) {
   return divide_up(segments, divide_up(segments, wanted));
 }
 
+int even_chunks(int length, const Shape& shape, int chunks, int groups, int room) {
+  const int segments = divide_up(length, shape.segment);
+  const int fewest = divide_up(segments, chunks);
+  if (chunks == 1 || fewest * shape.segment < kLongChunk) {
+    return chunks;
+  }
+  int best = fewest;
+  double least = 0;
+  for (int of_chunk = fewest; of_chunk <= 2 * fewest; ++of_chunk) {
+    const int whole = segments / of_chunk;
+    const int turns = divide_up(whole * groups, room);
+    // What is left over runs next to others, or alone and then several times as fast.
+    const bool is_alone = whole * groups + groups > turns * room;
+    const double time = turns * of_chunk + (is_alone ? segments % of_chunk / 3.0 : 0.0);
+    if (of_chunk == fewest || time < least) {
+      best = of_chunk;
+      least = time;
+    }
+  }
+  return divide_up(segments, best);
+}
+
 Shape forward_shape_of(const Shape& shape, int batch, int channels, int chunks, int bytes, Dealing dealing) {
   if (shape != kFourLanes && shape != kTwoLanes) {
     return shape;

@@ -28,10 +28,18 @@ inline constexpr Shape kTwoLanes = {.lanes = 2, .per_lane = 8, .threads = 128, .
 inline constexpr Shape kPairs = {.lanes = 2, .per_lane = 8, .threads = 64, .segment = 32, .each = 2};
 inline constexpr Shape kWhole = {.lanes = 1, .per_lane = 16, .threads = 64, .segment = 32, .each = 2, .steps = 4};
 
+// Of a backward pass in chunks, whose groups are many: three of them instead of two on a multiprocessor. Without chunks
+// there are too few for that.
+inline constexpr Shape kShortTiles = {.lanes = 2, .per_lane = 8, .threads = 128, .segment = 32, .each = 1, .steps = 4};
+
 Shape shape_of(int batch, int length, int channels, int states, Dealing dealing);
 
 // In how many chunks, worked on at once, each sequence is cut: 1 where batch and channels alone fill a GPU.
 int chunks_of(int batch, int length, int channels, const Shape& shape);
+
+// Of these `chunks` as many as are worked on in the least time by `groups` for each, of which a large GPU has room for
+// `room` at once: where chunks are long there may be up to half as many.
+int even_chunks(int length, const Shape& shape, int chunks, int groups, int room);
 
 // Of the forward pass, which needs no sums over channels, where `shape` is that of the backward pass and inputs have
 // `bytes` bytes a number.

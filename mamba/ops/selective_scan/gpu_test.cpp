@@ -11,6 +11,7 @@
 
 #include "mamba/ops/gpu/test_compare.h"
 #include "mamba/ops/selective_scan/gpu_host.h"
+#include "mamba/ops/selective_scan/gpu_plan.h"
 #include "mamba/ops/selective_scan/reference.h"
 #include "mamba/ops/selective_scan/test_problems.h"
 
@@ -159,6 +160,20 @@ TEST(SelectiveScanGpu, SpansAndResets) {
 }
 
 // Of positions behind the end and outside of spans, with all that decides what a kernel does about them.
+TEST(SelectiveScanGpu, ChunksFillAGpu) {
+  // 66 chunks of 12 groups take all of 792 places at once, and what is left of 65,536 positions is short.
+  EXPECT_EQ(scan::even_chunks(65536, scan::kWhole, 128, 12, 792), 67);
+  // As many as there are already, where chunks are short or need not be.
+  EXPECT_EQ(scan::even_chunks(2048, scan::kTwoLanes, 16, 24, 528), 16);
+  EXPECT_EQ(scan::even_chunks(65536, scan::kWhole, 1, 12, 792), 1);
+  for (const int length : {16385, 40001, 262144, 1000000}) {
+    const int chunks = length / 512;
+    const int even = scan::even_chunks(length, scan::kShortTiles, chunks, 24, 396);
+    EXPECT_LE(even, chunks + 1);
+    EXPECT_GE(even, chunks / 2);
+  }
+}
+
 TEST(SelectiveScanGpu, LargeInputsEndAnywhere) {
   const std::vector<int> spans = {3, 61, 0, 17};
   std::vector<uint8_t> resets(2 * 70, 0);
