@@ -306,12 +306,15 @@ MAMBA_FN float4 mamba_floats_of(const MambaLine<T>& line) {
                      __uint_as_float(line.bits.w));
 }
 
-// `sum` and the products of two lines' numbers.
-MAMBA_FN float mamba_line_dot(MambaLine<float> a, MambaLine<float> b, float sum) {
-  sum = fmaf(__uint_as_float(a.bits.x), __uint_as_float(b.bits.x), sum);
-  sum = fmaf(__uint_as_float(a.bits.y), __uint_as_float(b.bits.y), sum);
-  sum = fmaf(__uint_as_float(a.bits.z), __uint_as_float(b.bits.z), sum);
-  return fmaf(__uint_as_float(a.bits.w), __uint_as_float(b.bits.w), sum);
+template <typename T>
+MAMBA_FN float mamba_line_number(MambaLine<T> line, int i) {
+  constexpr int kPerWord = 4 / int(sizeof(T));
+  const int word = i / kPerWord;
+  return mamba_number_of(word == 0   ? line.bits.x
+                         : word == 1 ? line.bits.y
+                         : word == 2 ? line.bits.z
+                                     : line.bits.w,
+                         i % kPerWord, (const T*)nullptr);
 }
 // A lane of 16 x 8 sums of products: of rows lane / 4 and 8 more, columns 2 (lane % 4) and the next. Neighbours of four
 // have rows lane / 4 and 8 more of the left side, lane / 4 of the right.

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 
+#include "mamba/base/error.h"
 #include "mamba/ops/gpu/host.h"
 
 #define MAMBA_FN inline
@@ -18,7 +19,7 @@
 #define MAMBA_DEVICE_BARRIER() mamba::ops::gpu::host::barrier()
 #define MAMBA_GRID_BARRIER(counter) mamba::ops::gpu::host::grid_barrier()
 #define MAMBA_PREFETCH(at, bytes) ((void)(at), (void)(bytes))
-#define MAMBA_BARRIER_OF(threads) MAMBA_BARRIER()
+#define MAMBA_BARRIER_OF(threads) mamba::ops::gpu::host::barrier_of(threads)
 #define MAMBA_GRID_BARRIER_OF(threads, counter) MAMBA_GRID_BARRIER(counter)
 #define MAMBA_ELEMENT(array) float
 #define MAMBA_SIMD_BARRIER() ((void)MAMBA_SHUFFLE(0.0f, 0))
@@ -175,11 +176,8 @@ MAMBA_FN float4 mamba_floats_of(const MambaLine<T>& line) {
   return {line.numbers[0], line.numbers[1], line.numbers[2], line.numbers[3]};
 }
 template <typename T>
-MAMBA_FN float mamba_line_dot(const MambaLine<T>& a, const MambaLine<T>& b, float sum) {
-  for (int i = 0; i < a.kCount; ++i) {
-    sum = std::fma(a.numbers[i], b.numbers[i], sum);
-  }
-  return sum;
+MAMBA_FN float mamba_line_number(const MambaLine<T>& line, int i) {
+  return line.numbers[i];
 }
 template <typename T>
 MAMBA_FN void mamba_tile_product(float (&sums)[4], const MambaLine<T>& low, const MambaLine<T>& high,
@@ -212,6 +210,7 @@ MAMBA_FN void mamba_tile_products(float (&tiles)[kTiles][4], const MambaLine<T>&
 }
 
 #include "mamba/ops/gpu/math.h"
+#include "mamba/ops/gpu/streams_host.h"
 // Uses what stands in the file before.
 #include "mamba/ops/gpu/tiles.h"
 // And in that one.

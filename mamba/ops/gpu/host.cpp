@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <exception>
 #include <memory>
+#include <numeric>
 
 #include "mamba/base/error.h"
 
@@ -32,7 +33,7 @@ constexpr int64_t kStackBytes = 256 << 10;
 constexpr int kMostPosted = 32;             // numbers that a lane hands to the others at once
 constexpr int64_t kSharedBytes = 32 << 10;  // what Metal gives a group
 
-enum class Waiting { kNothing, kBarrier, kGridBarrier, kShuffle, kDone };
+enum class Waiting { kNothing, kBarrier, kPartBarrier, kGridBarrier, kShuffle, kCondition, kDone };
 
 struct Fiber {
   ucontext_t context;
@@ -41,6 +42,8 @@ struct Fiber {
   bool begun = false;
   int64_t shared_used = 0;
   int shuffles = 0;
+  int part = 0;                                      // threads of the barrier that it waits at
+  const std::function<bool()>* condition = nullptr;  // that it waits for
   void* sanitizer = nullptr;
 };
 
@@ -156,15 +159,39 @@ void end_fibers() {
 #endif
 }
 
+// All threads that do not wait for others of the group, and there are some.
 bool stand_at_grid_barrier() {
-  return all_wait_for(Waiting::kGridBarrier, 0, group->launch->threads);
+  bool any = false;
+  for (const Fiber& fiber : group->fibers) {
+    if (fiber.waiting == Waiting::kGridBarrier) {
+      any = true;
+    } else if (fiber.waiting != Waiting::kDone && (fiber.waiting != Waiting::kCondition || (*fiber.condition)())) {
+      return false;
+    }
+  }
+  return any;
+}
+
+// Lets those go on that wait for a condition which holds now.
+bool release_by_condition() {
+  bool any = false;
+  for (Fiber& fiber : group->fibers) {
+    if (fiber.waiting == Waiting::kCondition && (*fiber.condition)()) {
+      fiber.waiting = Waiting::kNothing;
+      any = true;
+    }
+  }
+  return any;
 }
 
 // Runs the fibers of one group to their ends, or until all of them wait for the other groups; `turn` picks the order.
 void advance(int64_t turn) {
   const int threads = group->launch->threads;
-  // Odd steps visit every thread of a power of two.
-  const int step = static_cast<int>(turn * 2 + 1) % threads;
+  // What has no factor in common with their number visits every thread.
+  int step = static_cast<int>(turn * 2 + 1) % threads;
+  while (std::gcd(step, threads) != 1) {
+    ++step;
+  }
   while (!all_wait_for(Waiting::kDone, 0, threads) && !stand_at_grid_barrier()) {
     bool moved = false;
     for (int i = 0; i < threads && !group->failure; ++i) {
@@ -187,7 +214,14 @@ void advance(int64_t turn) {
       release(0, threads);
       moved = true;
     }
-    check(moved, "a GPU kernel's barrier or shuffle is not reached by all threads");
+    const int part = group->fibers[0].part;
+    if (group->fibers[0].waiting == Waiting::kPartBarrier && all_wait_for(Waiting::kPartBarrier, 0, part)) {
+      release(0, part);
+      moved = true;
+    }
+    moved = release_by_condition() || moved;
+    check(moved || stand_at_grid_barrier() || all_wait_for(Waiting::kDone, 0, threads),
+          "a GPU kernel's barrier or shuffle is not reached by all threads, or one waits for what nobody does");
   }
 }
 
@@ -247,7 +281,9 @@ bool run_group(Group& of, int64_t turn, bool begins) {
     std::fill(of.shared.begin(), of.shared.end(), static_cast<char>(0xff));  // NaN as float
     start_fibers();
   } else {
-    release(0, of.launch->threads);
+    for (Fiber& fiber : of.fibers) {
+      fiber.waiting = fiber.waiting == Waiting::kGridBarrier ? Waiting::kNothing : fiber.waiting;
+    }
   }
   advance(turn);
   if (of.failure) {
@@ -264,8 +300,8 @@ bool run_group(Group& of, int64_t turn, bool begins) {
 
 void run(Body body, const Launch& launch) {
   const int threads = launch.threads;
-  check(threads >= kSimdWidth && threads % kSimdWidth == 0 && (threads & (threads - 1)) == 0,
-        "a GPU group of {} threads is not a power of two of at least {}", threads, kSimdWidth);
+  check(threads >= kSimdWidth && threads % kSimdWidth == 0, "a GPU group of {} threads is no multiple of {}", threads,
+        kSimdWidth);
   static thread_local int64_t turn = 0;
   // Groups that wait for all others stay as they are; one that has ended makes room for the next.
   std::vector<OwnedGroup> waiting;
@@ -313,6 +349,18 @@ int groups(int axis) {
 
 void barrier() {
   wait_for(Waiting::kBarrier);
+}
+
+void barrier_of(int threads) {
+  group->fibers[static_cast<size_t>(group->current)].part = threads;
+  wait_for(Waiting::kPartBarrier);
+}
+
+void wait_until(const std::function<bool()>& condition) {
+  if (!condition()) {
+    group->fibers[static_cast<size_t>(group->current)].condition = &condition;
+    wait_for(Waiting::kCondition);
+  }
 }
 
 void grid_barrier() {

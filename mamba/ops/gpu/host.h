@@ -8,6 +8,7 @@
 #include <mlx/array.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -98,6 +99,10 @@ int thread_index();
 int group_index(int axis);
 int groups(int axis);
 void barrier();
+// Of the first `threads`.
+void barrier_of(int threads);
+// Until other threads have made it true.
+void wait_until(const std::function<bool()>& condition);
 void grid_barrier();
 float shuffle(float value, int lane);
 float shuffle_xor(float value, int mask);

@@ -75,6 +75,82 @@ TEST(HostDialect, GridBarriersThatAGroupMissesAreErrors) {
   EXPECT_NE(message_of([&] { run(body, normal({3, 32}, 1)); }).find("grid barrier"), std::string::npos);
 }
 
+// The last SIMD group brings each row in three pieces through two slots; the other two turn the pieces round.
+TEST(HostDialect, PiecesArePassedOnThroughSlots) {
+  const mx::array given = normal({3, 96}, 1);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        MAMBA_SHARED(float, slots, 2 * 32);
+        MAMBA_SHARED(MambaArrival, arrivals, 4);
+        if (MAMBA_THREAD < 4) {
+          mamba_begin(arrivals + MAMBA_THREAD);
+        }
+        MAMBA_BARRIER();
+        for (int piece = 0; piece < 3; ++piece) {
+          const int at = MAMBA_GROUP_X * 96 + 32 * piece;
+          const int slot = piece % 2;
+          if (MAMBA_THREAD == 64) {
+            if (piece >= 2) {
+              mamba_await(arrivals + 2 + slot, 0);
+            }
+            mamba_expect(arrivals + slot, 32 * 4);
+            mamba_bring(slots + 32 * slot, in + at, 32, arrivals + slot);
+          } else if (MAMBA_THREAD < 64) {
+            mamba_await(arrivals + slot, piece / 2);
+            if (MAMBA_THREAD / 32 == slot) {
+              out[at + MAMBA_THREAD % 32] = slots[32 * slot + 31 - MAMBA_THREAD % 32];
+            }
+            MAMBA_BARRIER_OF(64);
+            if (MAMBA_THREAD == 0) {
+              mamba_arrive(arrivals + 2 + slot);
+            }
+          }
+        }
+      },
+      given);
+  const mx::array pieces = mx::reshape(given, {9, 32});
+  const mx::array turned = mx::slice(pieces, {0, 31}, {9, -33}, {1, -1});
+  EXPECT_TRUE(mx::array_equal(mx::reshape(got, {9, 32}), turned).item<bool>());
+}
+
+TEST(HostDialect, WaitingForWhatNobodyBringsIsAnError) {
+  const auto body = [](const host::Launch&) {
+    MAMBA_SHARED(MambaArrival, arrivals, 1);
+    if (MAMBA_THREAD == 0) {
+      mamba_begin(arrivals);
+    }
+    MAMBA_BARRIER();
+    mamba_await(arrivals, 0);
+  };
+  EXPECT_NE(message_of([&] { run(body, normal({1, 32}, 1)); }).find("waits for what nobody"), std::string::npos);
+}
+
+// Each group takes what the next one has posted.
+TEST(HostDialect, NumbersAreHandedOverOncePosted) {
+  const auto body = [](const host::Launch& launch) {
+    MAMBA_HOST_IN(in);
+    MAMBA_HOST_OUT(out);
+    const int groups = MAMBA_GROUPS_X;
+    if (MAMBA_THREAD == 0) {
+      mamba_post(out, MAMBA_GROUP_X, float(in[MAMBA_GROUP_X]), 7);
+    }
+    if (float(in[0]) > 0.0f) {
+      MAMBA_ALL_POSTED();
+    }
+    float taken[2];
+    mamba_take<float, 1>(out, 0, 0, groups, 7, taken, 0);
+    check(taken[1] == float(in[1]), "took {}", taken[1]);
+  };
+  mx::array given = mx::ones({4, 32});
+  mx::eval(given);
+  run(body, given);
+  given = mx::negative(given);
+  mx::eval(given);
+  EXPECT_NE(message_of([&] { run(body, given); }).find("nobody has posted"), std::string::npos);
+}
+
 TEST(HostDialect, MissingBarriersShow) {
   const mx::array given = mx::ones({4, 64});
   mx::eval(given);

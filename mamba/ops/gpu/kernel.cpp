@@ -18,6 +18,7 @@ namespace mamba::embedded {
 std::string_view gpu_dialect_cuda();
 std::string_view gpu_dialect_metal();
 std::string_view gpu_math();
+std::string_view gpu_streams_cuda();
 std::string_view gpu_tiles();
 std::string_view gpu_ring();
 }  // namespace mamba::embedded
@@ -130,7 +131,8 @@ mx::fast::CustomKernelFunction Kernel::compile(int shared_more) const {
                                   /*ensure_row_contiguous=*/false);
   }
   std::string header = stripped(embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math()) +
-                       stripped(embedded::gpu_tiles()) + stripped(embedded::gpu_ring());
+                       stripped(embedded::gpu_streams_cuda()) + stripped(embedded::gpu_tiles()) +
+                       stripped(embedded::gpu_ring());
   if (cuda_registers_ > 0) {
     // MLX writes the kernel's declaration, whose only word that can be extended is this.
     header +=

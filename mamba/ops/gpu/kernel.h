@@ -27,7 +27,7 @@ using Constants = std::vector<std::pair<std::string, mlx::core::fast::TemplateAr
 
 struct Grid {
   std::array<int, 3> groups;  // each at least 1
-  int threads;                // of a group: whole SIMD groups of 32, on the host a power of two
+  int threads;                // of a group: a multiple of 32
   int shared_more = 0;        // bytes of MAMBA_SHARED_MORE, on CUDA
 };
 

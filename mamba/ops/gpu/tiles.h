@@ -1,6 +1,24 @@
 // Products of few rows with many, in tiles of 16 x 8, in the dialect. Not on Metal, where no launch asks for them. A
 // line is 16 bytes of numbers. Four neighbouring lanes have a row's four lines of a block; lane / 4 is the row.
 
+// `sum` and the products of a line's numbers with those of another, or with neighbouring numbers.
+template <typename T, typename Numbers>
+MAMBA_FN float mamba_line_dot(MambaLine<T> line, const Numbers& numbers, float sum) {
+  MAMBA_UNROLL
+  for (int i = 0; i < 16 / int(sizeof(T)); ++i) {
+    sum = mamba_fma(mamba_line_number(line, i), float(numbers[i]), sum);
+  }
+  return sum;
+}
+template <typename T>
+MAMBA_FN float mamba_line_dot(MambaLine<T> a, MambaLine<T> b, float sum) {
+  MAMBA_UNROLL
+  for (int i = 0; i < 16 / int(sizeof(T)); ++i) {
+    sum = mamba_fma(mamba_line_number(a, i), mamba_line_number(b, i), sum);
+  }
+  return sum;
+}
+
 // The numbers of `rows` rows of x times `columns` rows of weights, `length` long, that start with the given ones:
 // sums[m][n] is tile (m, n)'s part of the lane, as mamba_tile_product() has it. Part `part` of `parts` of the blocks of
 // the length, of which at most kMostDepth are on their way at once. kHigh: rows 8 to 15 of a tile may be there. kDots:

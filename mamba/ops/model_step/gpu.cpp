@@ -193,6 +193,9 @@ ModelStepOutputs launch_model(const gpu::Kernel& kernel, const std::vector<mx::a
 
 ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx::array& ssm, const ModelStepWeights& w,
                        const ModelLaunch& wanted, const mx::Stream& stream) {
+  if (can_step_one(w, ssm, stream)) {
+    return one(tokens, conv, ssm, w, {}, stream);
+  }
   static const gpu::Kernel kernel = model_kernel("mamba_model_step", embedded::gpu_model_step(), kThreads);
   const int batch = ssm.shape(1);
   const int channels = w.A.shape(1);

@@ -102,4 +102,25 @@ constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
+// How a launch for one sequence (gpu_one.h) is cut, as far as its sizes leave that open.
+struct OneLaunch {
+  int groups = 0;
+  int threads = 0;  // but for those that bring weights
+  int slot = 0;     // numbers of T
+  int slots = 0;
+  int in_flight = 0;  // at most so many of them
+  int bringers = 0;   // of which both are multiples
+  int pause = 0;      // ns, of threads that wait
+};
+
+// That of a device with so many multiprocessors, whose groups may have so much shared memory; no groups where that is
+// too little.
+OneLaunch best_one(const ModelStepWeights& weights, int multiprocessors, int shared_bytes);
+
+// Whether the device can step `ssm` like that: one sequence, numbers in whole lines, and enough shared memory.
+bool can_step_one(const ModelStepWeights& weights, const mlx::core::array& ssm, const mlx::core::Stream& stream);
+
+ModelStepOutputs one(const mlx::core::array& tokens, const mlx::core::array& conv, const mlx::core::array& ssm,
+                     const ModelStepWeights& weights, const OneLaunch& launch, const mlx::core::Stream& stream);
+
 }  // namespace mamba::ops::step

@@ -53,6 +53,50 @@ void model(const Launch& launch) {
 #include "mamba/ops/model_step/gpu_step.h"
 }
 
+template <typename T>
+void one(const Launch& launch) {
+  using Residual = float;
+  constexpr int kThreads = 64;
+  constexpr int kTaps = 4;
+  MAMBA_HOST_IN(tokens);
+  MAMBA_HOST_IN(embeddings);
+  MAMBA_HOST_IN(norm);
+  MAMBA_HOST_IN(in_proj);
+  MAMBA_HOST_IN(conv_weight);
+  MAMBA_HOST_IN(conv_bias);
+  MAMBA_HOST_IN(x_proj);
+  MAMBA_HOST_IN(dt_proj);
+  MAMBA_HOST_IN(dt_bias);
+  MAMBA_HOST_IN(A);
+  MAMBA_HOST_IN(D);
+  MAMBA_HOST_IN(out_proj);
+  MAMBA_HOST_IN(norm_f);
+  MAMBA_HOST_IN(output);
+  MAMBA_HOST_IN(conv);
+  MAMBA_HOST_IN(ssm);
+  MAMBA_HOST_OUT(logits);
+  MAMBA_HOST_OUT(conv_after);
+  MAMBA_HOST_OUT(ssm_after);
+  MAMBA_HOST_OUT(mail);
+  MAMBA_HOST_INT(kSlot);
+  MAMBA_HOST_INT(kSlots);
+  MAMBA_HOST_INT(kInFlight);
+  MAMBA_HOST_INT(kBringers);
+  MAMBA_HOST_INT(kPause);
+  MAMBA_HOST_INT(kRoom);
+  MAMBA_HOST_INT(kOwn);
+  MAMBA_HOST_INT(kRows);
+  MAMBA_HOST_INT(kWidth);
+  MAMBA_HOST_INT(kChannels);
+  MAMBA_HOST_INT(kStates);
+  MAMBA_HOST_INT(kRank);
+  MAMBA_HOST_INT(kNormSize);
+  MAMBA_HOST_INT(kConvSize);
+  MAMBA_HOST_BOOL(kHasConvBias);
+  MAMBA_HOST_INT(kEpsBits);
+#include "mamba/ops/model_step/gpu_one.h"
+}
+
 template <int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles, int kOutRowParts,
           int kOutTiles, int kWordTiles, int kWordRowTiles, int kSequences>
 bool run_model(const Launch& launch) {
@@ -138,6 +182,13 @@ void use_host_model_kernel() {
     check(ran, "the host has no models cut like that");
   });
   gpu::set_host_body("mamba_model_step_many", gpu::dialect::run_model_of_many);
+  gpu::set_host_body("mamba_model_step_one", [](const gpu::host::Launch& launch) {
+    namespace dialect = gpu::dialect;
+    check(launch.constant("kThreads") == 64 && launch.constant("kTaps") == 4,
+          "the host's models have groups of 64 threads and 4 taps");
+    const bool wide = launch.constant("T") != static_cast<int>(mlx::core::Dtype::Val::bfloat16);
+    gpu::host::run(wide ? dialect::one<float> : dialect::one<mlx::core::bfloat16_t>, launch);
+  });
 }
 
 }  // namespace mamba::ops::step

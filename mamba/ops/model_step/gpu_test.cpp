@@ -120,6 +120,10 @@ ModelStepOutputs launch_of(const Problem& p, const step::ManyLaunch& launch) {
   return step::model_of_many(p.tokens, p.conv, p.ssm, p.weights, launch, cpu());
 }
 
+ModelStepOutputs launch_of(const Problem& p, const step::OneLaunch& launch) {
+  return step::one(p.tokens, p.conv, p.ssm, p.weights, launch, cpu());
+}
+
 template <typename Launch>
 void expect_near_float32(const Case& c, const Launch& launch) {
   const Problem p = problem_of(c);
@@ -162,6 +166,29 @@ TEST(ModelStepGpu, StepsFollowOneAnother) {
     // As choose_token() gives them: the ids in the first column.
     p.tokens = q.tokens = mx::array({5 + t, 99, 40 - t, 99}, {2, 2}, mx::int32);
   }
+}
+
+// One sequence as a stream of weights: groups that do not divide anything, slots that leave a rest and that do not, one
+// layer and more than the rings hold.
+void expect_one(const Case& c, const step::OneLaunch& launch) {
+  SCOPED_TRACE(::testing::Message() << "width " << c.width << " groups " << launch.groups << " slots of "
+                                    << launch.slot);
+  const Problem p = problem_of(c, c.layers != 3);
+  const ModelStepOutputs got = launch_of(p, launch);
+  const ModelStepOutputs want = model_step_reference(p.tokens, p.conv, p.ssm, p.weights, cpu());
+  expect_close({got.logits, got.conv, got.ssm}, {want.logits, want.conv, want.ssm}, 5e-5);
+}
+
+TEST(ModelStepGpu, AStreamOfWeightsAgreesWithTheReference) {
+  expect_one({1, 2, 16, 32, 16, 4, mx::float32}, {2, 64, 16, 6, 3, 3});
+  expect_one({1, 3, 20, 44, 16, 8, mx::float32}, {3, 64, 12, 9, 6, 3});
+  expect_one({1, 1, 12, 28, 32, 4, mx::float32, 201}, {5, 64, 8, 62, 62, 2});
+  expect_one({1, 2, 60, 56, 16, 4, mx::float32}, {1, 64, 32, 6, 2, 2});
+}
+
+TEST(ModelStepGpu, AStreamOfWeightsIn16Bits) {
+  const Case c = {1, 2, 64, 128, 16, 8, mx::bfloat16};
+  expect_near_float32(c, step::OneLaunch{3, 64, 40, 6, 6, 3});
 }
 
 // What the kernel's source takes for granted of how a launch is cut.
@@ -230,6 +257,31 @@ TEST(ModelStepGpu, LaunchesOfManyFitTheDevice) {
   EXPECT_FALSE(step::best_many_launch(p.weights, 64, 132, 8 << 10).has_value()) << "too little shared memory";
   EXPECT_FALSE(step::best_many_launch(problem_of({1, 1, 64, 128, 9, 8, mx::bfloat16}).weights, 64, 132, kShared));
   EXPECT_FALSE(step::best_many_launch(problem_of({1, 1, 72, 128, 16, 8, mx::bfloat16}).weights, 64, 132, kShared));
+}
+
+TEST(ModelStepGpu, LaunchesForOneSequenceFitTheDevice) {
+  constexpr int kHopper = 227 << 10;
+  for (const int width : {96, 768, 1536}) {
+    for (const mx::Dtype dtype : {mx::bfloat16, mx::float32}) {
+      SCOPED_TRACE(::testing::Message() << "width " << width << " bytes " << dtype.size());
+      const Problem p = problem_of({1, 1, width, 2 * width, 16, width / 16, dtype});
+      const int size = static_cast<int>(dtype.size());
+      const step::OneLaunch l = step::best_one(p.weights, 132, kHopper);
+      if (dtype == mx::float32 && width > 1024) {
+        EXPECT_EQ(l.groups, 0) << "rows too long for the ring";
+        continue;
+      }
+      ASSERT_EQ(l.groups, std::min(132, width));
+      EXPECT_EQ(l.slot * size % 16, 0);
+      EXPECT_EQ(width % l.slot, 0) << "no slot is half empty";
+      EXPECT_EQ(l.slots % l.bringers, 0);
+      EXPECT_EQ(l.in_flight % l.bringers, 0);
+      EXPECT_LE(l.in_flight, l.slots);
+      EXPECT_GE(l.slots, l.threads / 32 * ((2 * width + l.slot - 1) / l.slot)) << "a row of each SIMD group";
+      EXPECT_LE(l.slots * l.slot * size, kHopper);
+      EXPECT_EQ(step::best_one(p.weights, 132, 8 << 10).groups, 0);
+    }
+  }
 }
 
 TEST(ModelStepGpu, BadShapesAreNamed) {
