@@ -25,7 +25,7 @@ namespace {
 constexpr int kBringers = 3;
 constexpr int kRegisters = 96;    // of 65536
 constexpr int kSlotBytes = 4096;  // at most
-constexpr int kMostSlots = 63;
+constexpr int kMostSlotsOfOne = 63;
 // As much as memory needs to be busy, latency times bandwidth of a multiprocessor, where it is busy all the time.
 constexpr int kInFlightBytes = 48 << 10;
 
@@ -48,7 +48,7 @@ Shared shared_of(const ModelStepWeights& w, int groups) {
   const int numbers = w.embeddings.shape(1) + channels + rows * channels + own * rank;
   const int warps = kThreads / 32;
   return {.brought = numbers * size + own * states * 8,
-          .named = 4 * (4 * own + rank + 2 * states + warps + rows * warps) + 16 * (kMostSlots + 1)};
+          .named = 4 * (4 * own + rank + 2 * states + warps + rows * warps) + 16 * (kMostSlotsOfOne + 1)};
 }
 
 // Slots divide rows evenly where they can.
@@ -81,7 +81,7 @@ OneLaunch best_one(const ModelStepWeights& w, int multiprocessors, int most) {
   const int ring = most - shared.brought - shared.named - kAligned;
   launch.bringers = kBringers;
   // Each bringer has its own slots.
-  launch.slots = std::clamp(ring / (launch.slot * size), 0, kMostSlots) / launch.bringers * launch.bringers;
+  launch.slots = std::clamp(ring / (launch.slot * size), 0, kMostSlotsOfOne) / launch.bringers * launch.bringers;
   launch.in_flight =
       std::clamp(kInFlightBytes / (launch.slot * size), launch.bringers, std::max(launch.slots, launch.bringers)) /
       launch.bringers * launch.bringers;
