@@ -65,8 +65,7 @@ class Batch::Impl {
   Impl(const models::MambaLM& model, const text::Tokenizer* tokenizer, Callbacks callbacks, int max_sequences,
        const MakeTokenSource& make_source)
       : model_(model), tokenizer_(tokenizer), callbacks_(std::move(callbacks)), max_sequences_(max_sequences) {
-    const bool on_gpu = mx::default_device() == mx::Device::gpu;
-    source_ = make_source ? make_source(model) : on_gpu ? sample_on_device(model) : sample_on_host(model);
+    source_ = make_source ? make_source(model) : on_gpu_ ? sample_on_device(model) : sample_on_host(model);
   }
 
   size_t add(Request request) {
@@ -91,8 +90,7 @@ class Batch::Impl {
   void take_in() {
     const auto start = std::chrono::steady_clock::now();
     while (!waiting_.empty() && active_.size() < static_cast<size_t>(max_sequences_)) {
-      const size_t room = static_cast<size_t>(max_sequences_) - active_.size();
-      take_in_group(std::min({waiting_.size(), room, group_size(waiting_.front().request.prompt.size())}));
+      take_in_group(group_size(static_cast<size_t>(max_sequences_) - active_.size()));
     }
     timings.prompt_seconds += seconds_since(start);
   }
@@ -116,10 +114,20 @@ class Batch::Impl {
  private:
   int vocab() const { return model_.config().vocab_size; }
 
-  // Prompts worked on together: few when they are long, since a chunk's activations grow with both.
-  static size_t group_size(size_t length) {
-    const size_t chunk = static_cast<size_t>(models::MambaLM::kChunk);
-    return std::clamp<size_t>(chunk / std::clamp<size_t>(length, 1, chunk), 1, 16);
+  // How many of those that wait are worked on together, at most `room`: few when one of them is long, since a chunk's
+  // activations grow with both. On GPUs more, where few tokens cost as much as some thousands.
+  size_t group_size(size_t room) const {
+    const auto chunk = static_cast<size_t>(on_gpu_ ? models::MambaLM::kGpuChunk : models::MambaLM::kChunk);
+    const size_t most_tokens = on_gpu_ ? 4 * chunk : chunk;
+    const size_t most = std::min({room, waiting_.size(), on_gpu_ ? size_t{64} : size_t{16}});
+    size_t longest = 1;
+    for (size_t count = 0; count < most; ++count) {
+      longest = std::max(longest, std::min(waiting_[count].request.prompt.size(), chunk));
+      if (count > 0 && (count + 1) * longest > most_tokens) {
+        return count;
+      }
+    }
+    return most;
   }
 
   void take_in_group(size_t count) {
@@ -142,7 +150,7 @@ class Batch::Impl {
         std::copy(prompt.begin(), prompt.end(), padded.begin() + static_cast<int64_t>(i) * longest);
       }
       models::ForwardOptions options;
-      if (rows > 1) {
+      if (std::any_of(lengths.begin(), lengths.end(), [&](int length) { return length < longest; })) {
         options.spans = models::right_padded(lengths);
       }
       logits = model_.prefill(mx::array(padded.begin(), {rows, longest}, mx::int32), state, options);
@@ -269,6 +277,7 @@ class Batch::Impl {
   }
 
   const models::MambaLM& model_;
+  const bool on_gpu_ = mx::default_device() == mx::Device::gpu;
   const text::Tokenizer* tokenizer_;
   Callbacks callbacks_;
   int max_sequences_;

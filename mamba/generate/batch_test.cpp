@@ -66,6 +66,26 @@ TEST(Batch, ThoseWhoJoinLaterGetWhatTheyGetAlone) {
   }
 }
 
+// Which prompts are worked on together depends on all of their lengths.
+TEST(Batch, LongPromptsAmongShortOnesChangeNothing) {
+  const models::MambaLM model = small_model();
+  std::vector<Request> requests;
+  for (const int length : {3, 700, 2, 5, 5, 5, 200, 200, 200, 530, 1}) {
+    Request r = request_number(static_cast<int>(requests.size()));
+    r.prompt.clear();
+    for (int j = 0; j < length; ++j) {
+      r.prompt.push_back((length + j * j + static_cast<int>(requests.size())) % 31);
+    }
+    requests.push_back(std::move(r));
+  }
+  const std::vector<Result> together = generate(model, nullptr, requests, {}, nullptr, 11);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Result alone = generate(model, nullptr, {requests[i]}).front();
+    EXPECT_EQ(together[i].tokens, alone.tokens) << i;
+    EXPECT_EQ(together[i].logprobs, alone.logprobs) << i;
+  }
+}
+
 TEST(Batch, ThoseWhoLeaveTakeNothingAlong) {
   const models::MambaLM model = small_model();
   Collected collected;
