@@ -8,6 +8,7 @@ The same work as `gpu_report bench` (tests/gpu/run), under the same names: selec
 mamba-130m's shape with AdamW on 8 x 1024 tokens; a prompt of 2048; 100 tokens after a prompt of 100, greedy, with CUDA graphs, as
 in its own benchmark, for 130m's and 1.4b's shape. A FILTER is a part of the names that are measured.
 """
+import gc
 import glob
 import json
 import os
@@ -139,6 +140,7 @@ def main():
         except Exception as error:  # one figure that cannot be had costs no other
             line["error"] = repr(error)[:300]
         print(json.dumps(line), flush=True)
+        gc.collect()  # a model with graphs of its steps refers to itself
         torch.cuda.empty_cache()
 
 
