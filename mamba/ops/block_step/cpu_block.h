@@ -66,6 +66,15 @@ struct CpuBlock {
   int rank() const { return static_cast<int>(dt_proj->k); }
 };
 
+// A matrix, rows contiguous, in memory that others share.
+struct RowsBuffer {
+  linear_detail::Rows rows;
+  linear_detail::OutRows out;
+  void* data = nullptr;
+  int64_t offset = 0;
+  int64_t columns = 0;
+};
+
 // What blocks hand on within a step, in one piece of memory that all of them use.
 class StepBuffers {
  public:
@@ -75,14 +84,7 @@ class StepBuffers {
   int64_t floats() const { return floats_; }
   void place(float* memory);
 
-  // A matrix (B, columns) in that memory.
-  struct Buffer {
-    linear_detail::Rows rows;
-    linear_detail::OutRows out;
-    void* data = nullptr;
-    int64_t offset = 0;
-    int64_t columns = 0;
-  };
+  using Buffer = RowsBuffer;  // (B, columns)
 
   int64_t batch;
   cpu::Element element, residual;

@@ -27,14 +27,7 @@ class PromptBuffers {
   int64_t floats() const { return floats_; }
   void place(float* memory);
 
-  // A matrix (length, columns), rows contiguous.
-  struct Buffer {
-    linear_detail::Rows rows;
-    linear_detail::OutRows out;
-    void* data = nullptr;
-    int64_t offset = 0;
-    int64_t columns = 0;
-  };
+  using Buffer = RowsBuffer;  // (length, columns)
 
   int64_t length;
   cpu::Element element, residual;
