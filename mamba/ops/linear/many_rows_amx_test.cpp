@@ -1,4 +1,5 @@
 // amx::many_rows with everything around its tiles, on tiles of plain C++ and, where there are some, the processor's.
+#ifndef __APPLE__
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -268,3 +269,4 @@ INSTANTIATE_TEST_SUITE_P(Tiles, ManyRowsAmx,
 
 }  // namespace
 }  // namespace mamba::ops::linear_detail
+#endif  // __APPLE__
