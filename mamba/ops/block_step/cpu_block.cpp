@@ -145,16 +145,28 @@ CpuBlock::CpuBlock(const char* op, const CpuStepWeights& w, const mx::Stream& st
       dt_proj(op, "dt_proj", w.dt_proj, channels(), -1, stream),
       out_proj(op, "out_proj", w.out_proj, width(), channels(), stream) {}
 
+RowsBuffer::RowsBuffer(Float type, int64_t row_count, int64_t columns_, int64_t offset_)
+    : offset(offset_), columns(columns_) {
+  rows.type = type;
+  out.type = type;
+  rows.rows.resize(static_cast<size_t>(row_count));
+  out.rows.resize(static_cast<size_t>(row_count));
+}
+
+void RowsBuffer::place(float* memory) {
+  auto* row = reinterpret_cast<uint8_t*>(memory + offset);
+  data = row;
+  for (size_t i = 0; i < out.rows.size(); ++i) {
+    rows.rows[i] = row;
+    out.rows[i] = row;
+    row += columns * linear_detail::size_of(out.type);
+  }
+}
+
 StepBuffers::Buffer StepBuffers::buffer(cpu::Element type, int64_t columns) {
-  Buffer made;
-  made.rows.type = float_of(type);
-  made.out.type = made.rows.type;
-  made.rows.rows.resize(static_cast<size_t>(batch));
-  made.out.rows.resize(static_cast<size_t>(batch));
-  made.offset = floats_;
-  made.columns = columns;
+  const int64_t offset = floats_;
   floats_ += linear_detail::packed_stride(batch * columns);
-  return made;
+  return {float_of(type), batch, columns, offset};
 }
 
 StepBuffers::StepBuffers(const CpuBlock& block, int64_t batch_, cpu::Element element_, cpu::Element residual_,
@@ -176,13 +188,7 @@ StepBuffers::StepBuffers(const CpuBlock& block, int64_t batch_, cpu::Element ele
 
 void StepBuffers::place(float* memory) {
   for (Buffer* buffer : {&h, &normed, &xz, &u, &dt_B_C, &delta, &y, &out}) {
-    auto* data = reinterpret_cast<uint8_t*>(memory + buffer->offset);
-    buffer->data = data;
-    for (size_t i = 0; i < buffer->out.rows.size(); ++i) {
-      buffer->rows.rows[i] = data;
-      buffer->out.rows[i] = data;
-      data += buffer->columns * linear_detail::size_of(buffer->out.type);
-    }
+    buffer->place(memory);
   }
   packed = memory + packed_offset_;
   packed_channels = memory + packed_channels_offset_;

@@ -66,8 +66,13 @@ struct CpuBlock {
   int rank() const { return static_cast<int>(dt_proj->k); }
 };
 
-// A matrix, rows contiguous, in memory that others share.
+// A matrix, rows contiguous, in memory that others share: `offset` floats behind where that begins.
 struct RowsBuffer {
+  RowsBuffer() = default;
+  RowsBuffer(linear_detail::Float type, int64_t row_count, int64_t columns, int64_t offset);
+
+  void place(float* memory);
+
   linear_detail::Rows rows;
   linear_detail::OutRows out;
   void* data = nullptr;

@@ -56,20 +56,11 @@ bool can_take_prompt(const CpuBlock& block, Float x) {
 }
 
 PromptBuffers::Buffer PromptBuffers::view(const Buffer& of, int64_t columns) const {
-  Buffer made;
-  made.rows.type = float_of(element);
-  made.out.type = made.rows.type;
-  made.rows.rows.resize(static_cast<size_t>(length));
-  made.out.rows.resize(static_cast<size_t>(length));
-  made.offset = of.offset;
-  made.columns = columns;
-  return made;
+  return {float_of(element), length, columns, of.offset};
 }
 
 PromptBuffers::Buffer PromptBuffers::buffer(int64_t columns) {
-  Buffer made;
-  made.offset = take(length * columns);
-  return view(made, columns);
+  return {float_of(element), length, columns, take(length * columns)};
 }
 
 int64_t PromptBuffers::take(int64_t floats) {
@@ -100,13 +91,7 @@ PromptBuffers::PromptBuffers(const CpuBlock& block, int64_t length_, cpu::Elemen
 
 void PromptBuffers::place(float* memory) {
   for (Buffer* buffer : {&xz, &dt_B_C, &normed, &u, &delta, &out}) {
-    auto* row = reinterpret_cast<uint8_t*>(memory + buffer->offset);
-    buffer->data = row;
-    for (size_t i = 0; i < buffer->rows.rows.size(); ++i) {
-      buffer->rows.rows[i] = row;
-      buffer->out.rows[i] = row;
-      row += buffer->columns * linear_detail::size_of(buffer->out.type);
-    }
+    buffer->place(memory);
   }
   left = memory + left_;
   x_panels = memory + x_panels_;
