@@ -53,10 +53,8 @@ struct Compiler {
                .size = loaded<int(Program, size_t*)>("nvrtcGetCUBINSize"),
                .code = loaded<int(Program, char*)>("nvrtcGetCUBIN"),
                .architecture = {}};
-    constexpr int kMajor = 75;
-    constexpr int kMinor = 76;
-    const int major = device_attribute(kMajor);
-    const int minor = device_attribute(kMinor);
+    const int major = device_attribute(DeviceAttribute::kMajor);
+    const int minor = device_attribute(DeviceAttribute::kMinor);
     if (c.create == nullptr || c.destroy == nullptr || c.add_name == nullptr || c.compile == nullptr ||
         c.lowered_name == nullptr || c.size == nullptr || c.code == nullptr || major == 0) {
       return std::nullopt;

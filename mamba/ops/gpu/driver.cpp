@@ -4,10 +4,10 @@
 
 namespace mamba::ops::gpu {
 
-int device_attribute(int which) {
+int device_attribute(DeviceAttribute which) {
   auto* const get = loaded<int(int*, int, int)>("cuDeviceGetAttribute");
   int value = 0;
-  return get != nullptr && get(&value, which, 0) == 0 ? value : 0;
+  return get != nullptr && get(&value, static_cast<int>(which), 0) == 0 ? value : 0;
 }
 
 void leave_on_host(const void* at, size_t bytes) {

@@ -14,8 +14,16 @@ Function* loaded(const char* name) {
   return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
 }
 
-// An attribute (CUdevice_attribute) of the first device; 0 where it cannot be asked.
-int device_attribute(int which);
+// As CUdevice_attribute numbers them.
+enum class DeviceAttribute {
+  kMultiprocessors = 16,
+  kMajor = 75,  // of the compute capability
+  kMinor = 76,
+  kMostSharedOfAGroup = 97,  // bytes of shared memory, where a launch asks for it
+};
+
+// An attribute of the first device; 0 where it cannot be asked.
+int device_attribute(DeviceAttribute which);
 
 // Memory that host and device share lies where it was used last, page by page. A page that a kernel writes and the host
 // reads in every step travels twice a step, and the kernel waits for it, 50 to 125 us on an H100. After this the pages

@@ -38,13 +38,13 @@ constexpr size_t kEarlyBytes = 12 << 20;
 constexpr int kMostSequences = 128;
 
 int multiprocessors() {
-  static const int count = gpu::device_attribute(16);
+  static const int count = gpu::device_attribute(gpu::DeviceAttribute::kMultiprocessors);
   return count;
 }
 
 // Tiles are multiplied as compute capability 8 does it.
 bool has_tiles() {
-  static const bool has = gpu::device_attribute(75) >= 8;
+  static const bool has = gpu::device_attribute(gpu::DeviceAttribute::kMajor) >= 8;
   return has;
 }
 
@@ -203,10 +203,11 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
   const int width = w.embeddings.shape(1);
   const int rank = w.dt_proj.shape(2);
   const mx::Dtype dtype = w.in_proj.dtype();
-  constexpr int kSharedMemory = 97;  // of a group, where its launch asks for it
   if (!on_cpu(stream)) {
     // Copies into shared memory that count their bytes came with compute capability 9.
-    static const int shared_bytes = gpu::device_attribute(75) >= 9 ? gpu::device_attribute(kSharedMemory) : 0;
+    static const int shared_bytes = gpu::device_attribute(gpu::DeviceAttribute::kMajor) >= 9
+                                        ? gpu::device_attribute(gpu::DeviceAttribute::kMostSharedOfAGroup)
+                                        : 0;
     const std::optional<ManyLaunch> many = best_many_launch(w, batch, multiprocessors(), shared_bytes);
     if (many) {
       return model_of_many(tokens, conv, ssm, w, *many, stream);

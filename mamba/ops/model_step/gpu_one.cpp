@@ -58,10 +58,8 @@ int slot_of(int width, int size) {
 }
 
 OneLaunch launch_here(const ModelStepWeights& w) {
-  constexpr int kMultiprocessors = 16;
-  constexpr int kMostSharedOfAGroup = 97;
-  static const int multiprocessors = gpu::device_attribute(kMultiprocessors);
-  static const int most = gpu::device_attribute(kMostSharedOfAGroup);
+  static const int multiprocessors = gpu::device_attribute(gpu::DeviceAttribute::kMultiprocessors);
+  static const int most = gpu::device_attribute(gpu::DeviceAttribute::kMostSharedOfAGroup);
   return best_one(w, multiprocessors, most);
 }
 
@@ -97,9 +95,8 @@ OneLaunch best_one(const ModelStepWeights& w, int multiprocessors, int most) {
 }
 
 bool can_step_one(const ModelStepWeights& w, const mx::array& ssm, const mx::Stream& stream) {
-  constexpr int kMajor = 75;
   constexpr int kOldest = 9;
-  static const int major = gpu::device_attribute(kMajor);
+  static const int major = gpu::device_attribute(gpu::DeviceAttribute::kMajor);
   const int size = static_cast<int>(w.in_proj.dtype().size());
   const auto whole = [&](int length) { return length * size % 16 == 0; };
   if (ssm.shape(1) != 1 || !whole(w.embeddings.shape(1)) || !whole(w.A.shape(1)) || !whole(w.dt_proj.shape(2)) ||
