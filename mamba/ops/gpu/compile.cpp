@@ -97,13 +97,14 @@ fs::path folder() {
   return chosen != nullptr ? fs::path(chosen) : fs::temp_directory_path() / "mlx" / mx::version() / "ptx";
 }
 
-void compile(const std::string& module, const std::string& source, const std::string& name) {
+// Whether MLX will find the code.
+bool compile(const std::string& module, const std::string& source, const std::string& name) {
   static const std::optional<Compiler> compiler = Compiler::find();
   static std::counting_semaphore<> free(std::max(1u, std::thread::hardware_concurrency()));
   const fs::path path = folder() / (module + ".ptx");
   std::error_code ignored;
   if (!compiler || fs::exists(path, ignored)) {
-    return;
+    return compiler.has_value();
   }
   free.acquire();
   std::optional<Compiler::Result> result;
@@ -117,53 +118,62 @@ void compile(const std::string& module, const std::string& source, const std::st
     }
   } catch (const std::exception&) {
     // A folder that cannot be written: MLX compiles for itself.
+    result.reset();
   }
   free.release();
+  return result.has_value();
 }
 
 class CompiledAhead : public mx::Primitive {
  public:
-  CompiledAhead(std::shared_ptr<mx::Primitive> kernel, std::shared_future<void> compiled)
-      : Primitive(kernel->stream()), kernel_(std::move(kernel)), compiled_(std::move(compiled)) {}
+  CompiledAhead(std::shared_ptr<mx::Primitive> kernel, std::shared_ptr<mx::Primitive> brief,
+                std::shared_future<bool> compiled)
+      : Primitive(kernel->stream()),
+        kernel_(std::move(kernel)),
+        brief_(std::move(brief)),
+        compiled_(std::move(compiled)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     kernel_->eval_cpu(inputs, outputs);
   }
 
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    compiled_.wait();
-    kernel_->eval_gpu(inputs, outputs);
+    (compiled_.get() ? brief_ : kernel_)->eval_gpu(inputs, outputs);
   }
 
   const char* name() const override { return "CompiledAhead"; }
 
  private:
-  std::shared_ptr<mx::Primitive> kernel_;
-  std::shared_future<void> compiled_;
+  std::shared_ptr<mx::Primitive> kernel_, brief_;
+  std::shared_future<bool> compiled_;
 };
 
 }  // namespace
 
-std::shared_ptr<mx::Primitive> compiled_ahead(std::shared_ptr<mx::Primitive> kernel) {
-  if (std::string_view(kernel->name()) != "CustomKernel") {
-    return kernel;
+std::shared_ptr<mx::Primitive> compiled_ahead(std::shared_ptr<mx::Primitive> kernel,
+                                              std::shared_ptr<mx::Primitive> brief) {
+  for (const auto& primitive : {kernel, brief}) {
+    if (std::string_view(primitive->name()) != "CustomKernel") {
+      return kernel;
+    }
   }
   const auto state = static_cast<const mx::fast::CustomKernel&>(*kernel).state();
+  const auto brief_state = static_cast<const mx::fast::CustomKernel&>(*brief).state();
   const std::string& kernel_name = std::get<0>(state);
-  const std::string& source = std::get<1>(state);
-  const std::string module = fmt::format("{}_{:x}", kernel_name, std::hash<std::string>{}(source));
+  const std::string module = fmt::format("{}_{:x}", kernel_name, std::hash<std::string>{}(std::get<1>(brief_state)));
   constexpr size_t kLongestName = 245;  // longer ones are folders for MLX
   if (module.size() > kLongestName) {
     return kernel;
   }
   static std::mutex mutex;
-  static std::map<std::string, std::shared_future<void>> compiled;
+  static std::map<std::string, std::shared_future<bool>> compiled;
   const std::lock_guard<std::mutex> lock(mutex);
-  std::shared_future<void>& future = compiled[module];
+  std::shared_future<bool>& future = compiled[module];
   if (!future.valid()) {
-    future = std::async(std::launch::async, compile, module, source, "mlx::core::cu::" + kernel_name).share();
+    future =
+        std::async(std::launch::async, compile, module, std::get<1>(state), "mlx::core::cu::" + kernel_name).share();
   }
-  return std::make_shared<CompiledAhead>(std::move(kernel), future);
+  return std::make_shared<CompiledAhead>(std::move(kernel), std::move(brief), future);
 }
 
 }  // namespace mamba::ops::gpu

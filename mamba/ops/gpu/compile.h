@@ -13,6 +13,10 @@ namespace mamba::ops::gpu {
 
 // `kernel`, a node that mx::fast::cuda_kernel() made, as a node that waits for its compiled kernel when it runs.
 // Compilation starts here. Where anything about it fails MLX compiles as ever.
-std::shared_ptr<mlx::core::Primitive> compiled_ahead(std::shared_ptr<mlx::core::Primitive> kernel);
+//
+// `brief`: a node with the same arguments whose source names what it stands for (brief_source), and nothing else. It is
+// the one that runs, as MLX hashes a node's source each time, 10 us for 50 KB, to find what was compiled from it.
+std::shared_ptr<mlx::core::Primitive> compiled_ahead(std::shared_ptr<mlx::core::Primitive> kernel,
+                                                     std::shared_ptr<mlx::core::Primitive> brief);
 
 }  // namespace mamba::ops::gpu

@@ -35,7 +35,6 @@ constexpr std::string_view kMetalPrologue =
     "const uint3 mamba_group = threadgroup_position_in_grid;\n"
     "const uint3 mamba_groups = threadgroups_per_grid;\n";
 
-// A node's source is hashed each time it runs, so it goes without comments and indentation.
 std::string stripped(std::string_view text) {
   std::string out;
   while (!text.empty()) {
@@ -114,6 +113,19 @@ class HostKernel : public mx::Primitive {
   std::map<std::string, int> constants_;
 };
 
+// What MLX looks for in a source to see which arguments a kernel has, and a mark of all that is compiled.
+std::string brief_source(const std::string& header, const std::string& source, const std::vector<std::string>& inputs) {
+  std::string brief = fmt::format("// {:x}", std::hash<std::string>{}(header + source));
+  for (const std::string& name : inputs) {
+    for (const char* const part : {"_shape", "_strides", "_ndim"}) {
+      if (source.find(name + part) != std::string::npos) {
+        brief += " " + name + part;
+      }
+    }
+  }
+  return brief + "\n";
+}
+
 }  // namespace
 
 Kernel::Kernel(std::string name, std::string_view source, std::vector<std::string> inputs,
@@ -124,11 +136,12 @@ Kernel::Kernel(std::string name, std::string_view source, std::vector<std::strin
       source_(stripped(source)),
       cuda_registers_(cuda_registers) {}
 
-mx::fast::CustomKernelFunction Kernel::compile(int shared_more) const {
+Kernel::Makers Kernel::makers(int shared_more) const {
   if (mx::metal::is_available()) {
-    return mx::fast::metal_kernel(name_, inputs_, outputs_, std::string(kMetalPrologue) + source_,
-                                  stripped(embedded::gpu_dialect_metal()) + stripped(embedded::gpu_math()),
-                                  /*ensure_row_contiguous=*/false);
+    return {mx::fast::metal_kernel(name_, inputs_, outputs_, std::string(kMetalPrologue) + source_,
+                                   stripped(embedded::gpu_dialect_metal()) + stripped(embedded::gpu_math()),
+                                   /*ensure_row_contiguous=*/false),
+            nullptr};
   }
   std::string header = stripped(embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math()) +
                        stripped(embedded::gpu_streams_cuda()) + stripped(embedded::gpu_tiles()) +
@@ -138,7 +151,11 @@ mx::fast::CustomKernelFunction Kernel::compile(int shared_more) const {
     header +=
         fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({})\n", cuda_registers_);
   }
-  return mx::fast::cuda_kernel(name_, inputs_, outputs_, source_, header, /*ensure_row_contiguous=*/false, shared_more);
+  const auto make = [&](const std::string& source, const std::string& before) {
+    return mx::fast::cuda_kernel(name_, inputs_, outputs_, source, before, /*ensure_row_contiguous=*/false,
+                                 shared_more);
+  };
+  return {make(source_, header), make(brief_source(header, source_, inputs_), "")};
 }
 
 std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::array>& inputs,
@@ -150,15 +167,18 @@ std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::arra
     check(it != host_bodies().end(), "[{}] this kernel runs on GPUs only", name_);
     return std::make_shared<HostKernel>(stream, it->second, inputs_, outputs_, grid, constants);
   }
-  mx::fast::CustomKernelFunction& make = make_[grid.shared_more];
-  if (!make) {
-    make = compile(grid.shared_more);
+  Makers& makers_of_shared = makers_[grid.shared_more];
+  if (!makers_of_shared.whole) {
+    makers_of_shared = makers(grid.shared_more);
   }
   const auto [x, y, z] = grid.groups;
-  std::shared_ptr<mx::Primitive> primitive = make(inputs, shapes, dtypes, {x * grid.threads, y, z},
-                                                  {grid.threads, 1, 1}, constants, std::nullopt, false, stream)[0]
-                                                 .primitive_ptr();
-  return mx::metal::is_available() ? primitive : compiled_ahead(std::move(primitive));
+  const std::tuple<int, int, int> threads = {x * grid.threads, y, z};
+  const auto made_by = [&](const mx::fast::CustomKernelFunction& make) {
+    return make(inputs, shapes, dtypes, threads, {grid.threads, 1, 1}, constants, std::nullopt, false, stream)[0]
+        .primitive_ptr();
+  };
+  std::shared_ptr<mx::Primitive> whole = made_by(makers_of_shared.whole);
+  return makers_of_shared.brief ? compiled_ahead(std::move(whole), made_by(makers_of_shared.brief)) : whole;
 }
 
 std::vector<mx::array> Kernel::operator()(const std::vector<mx::array>& inputs, const std::vector<mx::Shape>& shapes,

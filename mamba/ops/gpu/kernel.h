@@ -44,7 +44,11 @@ class Kernel {
                                            const Constants& constants, const mlx::core::Stream& stream) const;
 
  private:
-  mlx::core::fast::CustomKernelFunction compile(int shared_more) const;
+  // MLX's functions that make a node: of the source, and of what stands for it (compile.h).
+  struct Makers {
+    mlx::core::fast::CustomKernelFunction whole, brief;
+  };
+  Makers makers(int shared_more) const;
   std::shared_ptr<mlx::core::Primitive> make_primitive(const std::vector<mlx::core::array>& inputs,
                                                        const std::vector<mlx::core::Shape>& shapes,
                                                        const std::vector<mlx::core::Dtype>& dtypes, const Grid& grid,
@@ -53,7 +57,7 @@ class Kernel {
 
   std::string name_;
   std::vector<std::string> inputs_, outputs_;
-  mutable std::map<int, mlx::core::fast::CustomKernelFunction> make_;  // by bytes of MAMBA_SHARED_MORE
+  mutable std::map<int, Makers> makers_;  // by bytes of MAMBA_SHARED_MORE
   std::string source_;
   int cuda_registers_;
   // A node's source is long and MLX assembles it anew for each; what runs in every step of generation comes from here.
