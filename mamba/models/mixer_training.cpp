@@ -78,7 +78,7 @@ struct Plan {
   }
 };
 
-enum Outputs { kOut, kNextConvState, kNextSsmState, kXz, kConv, kDtBC, kKept };
+enum Outputs { kOut, kNextConvState, kNextSsmState, kXz, kConv, kDtBC, kKept, kKeptDone };
 
 std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in) {
   const mx::array xz = plan.sequences(plan.product(plan.rows(in[kX]), in[kInProj]));
@@ -86,7 +86,7 @@ std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& i
   const mx::array dt_B_C = plan.sequences(plan.product(plan.rows(conv.y), in[kXProj]));
   const auto scan = ops::selective_scan_kept(plan.scan_inputs(in, xz, conv.y, dt_B_C), plan.s);
   const mx::array out = plan.sequences(plan.product(plan.rows(scan.y), in[kOutProj]));
-  return {out, conv.state, scan.state, xz, plan.keeps_all ? conv.y : dt_B_C, dt_B_C, scan.kept};
+  return {out, conv.state, scan.state, xz, plan.keeps_all ? conv.y : dt_B_C, dt_B_C, scan.kept, scan.kept_done};
 }
 
 std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gout,
@@ -99,7 +99,8 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   const mx::Stream stream = mx::to_stream(s);
   const Operand gout_rows(plan.rows(gout));
   const mx::array gy = plan.sequences(ops::product_nn(gout_rows, Operand(in[kOutProj]), stream));
-  const auto scan = ops::selective_scan_gradients(plan.scan_inputs(in, xz, conv, dt_B_C), gy, kept[kKept], s);
+  const auto scan =
+      ops::selective_scan_gradients(plan.scan_inputs(in, xz, conv, dt_B_C), gy, kept[kKept], kept[kKeptDone], s);
   const Operand gdelta(plan.rows(scan.delta));
   const mx::array gdt = ops::product_nn(gdelta, Operand(in[kDtProj]), stream);
   const Operand g_dt_B_C(mx::concatenate({gdt, plan.rows(scan.BC)}, 1, s));

@@ -57,6 +57,8 @@ void add_scans(Table& table) {
       // As large inputs of 16 bits have it: lanes with two channels, and half or all of their states.
       {2, 130, 71, 16, mx::bfloat16, true, Dealing::kLarge},
       {2, 131, 71, 16, mx::bfloat16, true, Dealing::kVeryLarge},
+      // Many sequences, which are not cut.
+      {2, 133, 71, 16, mx::float32, true, Dealing::kWholeSequences},
   };
   for (const Case& c : cases) {
     const mx::Shape wide = {c.batch, c.length, c.channels};

@@ -9,6 +9,8 @@
   extern __shared__ __align__(16) unsigned char mamba_shared_more[]; \
   type* const name = (type*)mamba_shared_more
 #define MAMBA_SHARED_PTR(type) type*
+// An input that the kernel writes to, by arrangement with whoever else reads it (Kernel).
+#define MAMBA_WRITABLE(type, name) ((type*)(name))
 #define MAMBA_BARRIER() __syncthreads()
 // The same, and what the group wrote to arrays is seen by all of its threads.
 #define MAMBA_DEVICE_BARRIER() __syncthreads()

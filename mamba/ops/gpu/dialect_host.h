@@ -15,6 +15,7 @@
 #define MAMBA_SHARED(type, name, count) type* const name = mamba::ops::gpu::host::shared<type>(count)
 #define MAMBA_SHARED_MORE(type, name, count) MAMBA_SHARED(type, name, count)
 #define MAMBA_SHARED_PTR(type) type*
+#define MAMBA_WRITABLE(type, name) (name).writable()
 #define MAMBA_BARRIER() mamba::ops::gpu::host::barrier()
 #define MAMBA_DEVICE_BARRIER() mamba::ops::gpu::host::barrier()
 #define MAMBA_GRID_BARRIER(counter) mamba::ops::gpu::host::grid_barrier()

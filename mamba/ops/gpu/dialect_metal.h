@@ -6,6 +6,7 @@
 #define MAMBA_NO_UNROLL _Pragma("clang loop unroll(disable)")
 #define MAMBA_SHARED(type, name, count) threadgroup type name[count]
 #define MAMBA_SHARED_PTR(type) threadgroup type*
+#define MAMBA_WRITABLE(type, name) mamba_writable(name)
 #define MAMBA_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
 #define MAMBA_DEVICE_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device)
 // Metal does not promise that all groups run at once: no launch asks for this there.
@@ -20,6 +21,15 @@
 #define MAMBA_GROUPS_X int(mamba_groups.x)
 #define MAMBA_GROUPS_Z int(mamba_groups.z)
 
+template <typename T>
+device T* mamba_writable(const device T* at) {
+  return (device T*)at;
+}
+// What stands in for an absent input may lie here; nobody writes to it.
+template <typename T>
+device T* mamba_writable(const constant T*) {
+  return nullptr;
+}
 MAMBA_FN float mamba_float_of_bits(int bits) {
   return as_type<float>(bits);
 }

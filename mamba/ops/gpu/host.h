@@ -29,6 +29,8 @@ class Sizes {
   std::vector<int64_t> values_;
 };
 
+class Output;
+
 // An array of any dtype, read as numbers. Reading outside the array's memory is an Error.
 class Input {
  public:
@@ -40,6 +42,7 @@ class Input {
   Sizes shape() const;
   Sizes strides() const;
   int number_bytes() const;
+  Output writable() const;
 
  private:
   const mlx::core::array* array_;

@@ -71,6 +71,10 @@ Sizes Input::strides() const {
   return Sizes({array_->strides().begin(), array_->strides().end()});
 }
 
+Output Input::writable() const {
+  return Output(const_cast<mx::array&>(*array_)) + start_;  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+}
+
 template <typename T>
 void Output::store_number(int64_t i, T value) const {
   mx::array& a = *array_;

@@ -17,6 +17,7 @@ SelectiveScanOutputs gpu_step(const SelectiveScanInputs& in, const mlx::core::St
 
 SelectiveScanKept gpu_scan_kept(const SelectiveScanInputs& in, const mlx::core::Stream& stream);
 SelectiveScanGradients gpu_scan_gradients(const SelectiveScanInputs& in, const mlx::core::array& gy,
-                                          const mlx::core::array& kept, const mlx::core::Stream& stream);
+                                          const mlx::core::array& kept, const mlx::core::array& kept_done,
+                                          const mlx::core::Stream& stream);
 
 }  // namespace mamba::ops::scan

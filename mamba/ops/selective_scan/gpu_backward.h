@@ -1,109 +1,22 @@
-// GPU kernel, in the dialect of ops/gpu: the gradients of one chunk of each sequence. Shares its ways with
-// gpu_forward.h, and walks through the chunk from its end.
+// GPU kernel, in the dialect of ops/gpu: the gradients of one chunk of each sequence. After gpu_backward_begin.h;
+// shares its ways with gpu_forward.h, and walks through the chunk from its end.
 //
 // A segment starts from its kept state; the states before its tiles are computed once and lie in shared memory, those
 // within a tile are computed again and lie in registers while the tile is walked back through. So each decay is
 // computed at most three times and no state is stored for more than one position in kSegment.
 //
 // The gradients of B and C are sums over channels. The lanes of a SIMD group hand partial sums to each other until each
-// lane has its share, groups leave theirs in `part_BC` (B, groups, L, 2 N), which is summed afterwards: no atomics, the
-// same bits every time. `part_A` (B, chunks, D, N) and `part_D` (B, chunks, 2, D) (of D, of delta_bias) likewise.
-// `last` is the gradient of the state after the chunk: (B, chunks, N, D), or with one chunk (B, D, N); without kHasLast
+// lane has its share, groups leave theirs, a row of 2 N for each position, to be summed afterwards (gpu_sum.h): no
+// atomics, the same bits every time.
+//
+// Memory: a segment's kept states have served their purpose once it is done, and are as large as its shares where a
+// group has 64 channels. So the shares of a segment go to the cell of the one behind it, those of a chunk's last
+// segment to `last` or, without chunks, to `spare`, and what has no room in a cell to `more` (B, segments, blocks,
+// rows, 2 N). The chunk's part of A's gradient goes to the cell of its first segment, those of D and delta_bias to
+// `part_D` (B, chunks, 2, D).
+//
+// `last` is the gradient of the state after the chunk: cells (B, chunks), or with one chunk (B, D, N); without kHasLast
 // it is 0. kGiveY: the forward pass' output once more, in `y`.
-constexpr int kOwn = kSteps / kLanes;
-constexpr int kQuads = kM / 4;
-constexpr int kRow = kLanes * kQuads;
-constexpr int kPadded = kLanes * kM;
-constexpr int kColumns = kThreads < kPadded ? kThreads : kPadded;  // threads that fill a row of B at once
-constexpr int kRows = kThreads / kColumns;
-constexpr int kWide = 2 * kPadded;  // a row of the gradients of B and C
-constexpr int kWideColumns = kThreads < kWide ? kThreads : kWide;
-constexpr int kWideRows = kThreads / kWideColumns;
-constexpr int kSimds = kThreads / 32;
-constexpr int kShares = kSimds * kSteps * kWide;
-constexpr int kBuffers = kSegment > kSteps ? 2 : 1;                        // with two, one barrier a tile is enough
-constexpr int kSpread = 2 * kM * kLanes >= 32 ? 2 * kM * kLanes / 32 : 1;  // sums that a lane ends with
-// Lanes of a SIMD group's upper half keep the two halves of their states the other way round. So what is handed over
-// first, of the sums over channels, lies in the same registers in both halves. Where such a half is less than a float4
-// they have copies of B and C that are turned too.
-constexpr int kHalf = kM / 2;
-constexpr int kCopies = kM == 4 ? 2 : 1;
-constexpr float kLog2e = 1.44269504f;
-constexpr float kLn2 = 0.693147181f;
-MAMBA_SHARED(float4, tile_B, kCopies* kSegment* kRow);
-MAMBA_SHARED(float4, tile_C, kCopies* kSegment* kRow);
-// Partial sums, then the states before all tiles but the first. Of many tiles the last one's states lie where partial
-// sums will, until those are made: Metal has 32 KiB for all of this.
-constexpr bool kTight = kSegment / kSteps > 4;
-constexpr int kStarts = kSegment / kSteps - (kTight ? 2 : 1);
-MAMBA_SHARED(float, work, kBuffers* kShares + kStarts * kM * kThreads);
-MAMBA_SHARED_PTR(float) flat_B = (MAMBA_SHARED_PTR(float))tile_B;
-MAMBA_SHARED_PTR(float) flat_C = (MAMBA_SHARED_PTR(float))tile_C;
-
-const int length = u_shape[1];
-const int channels = u_shape[2];
-const int states = A_shape[1];
-const int thread = MAMBA_THREAD;
-const int lane = thread % 32;
-const int simd = thread / 32;
-const int slice = thread % kLanes;
-const int turn_n = lane >= 16 ? kHalf : 0;
-const int low_n = slice * kM + turn_n;
-const int high_n = slice * kM - turn_n;
-const int blocks = (channels + kThreads / kLanes - 1) / (kThreads / kLanes);
-const int d = MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes;
-const bool real = d < channels;
-const int c = real ? d : channels - 1;
-const int b = MAMBA_GROUP_Y;
-const int segments = (length + kSegment - 1) / kSegment;
-const int chunks = MAMBA_GROUPS_Z;
-const int per_chunk = (segments + chunks - 1) / chunks;
-const int chunk = MAMBA_GROUP_Z;
-const int first_segment = chunk * per_chunk;
-const int end_segment = segments < first_segment + per_chunk ? segments : first_segment + per_chunk;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : span_begin;
-  end = span_end > length ? length : span_end;
-}
-
-float A2[kM];
-float gh[kM];
-float gA[kM];
-MAMBA_UNROLL
-for (int i = 0; i < kM; ++i) {
-  const int n = (i < kHalf ? low_n : high_n) + i;
-  const bool there = real && n < states;
-  A2[i] = there ? kLog2e * float(A[int64_t(c) * states + n]) : 0.0f;
-  gA[i] = 0.0f;
-  gh[i] = 0.0f;
-  if (there && kChunked) {
-    gh[i] = float(last[((int64_t(b) * chunks + chunk) * states + n) * channels + c]);
-  } else if (there && kHasLast) {
-    gh[i] = float(last[(int64_t(b) * channels + c) * states + n]);
-  }
-}
-const float bias = kHasBias ? float(delta_bias[c]) : 0.0f;
-const float skip = kHasD ? float(D[c]) : 0.0f;
-float sum_gD = 0.0f;
-float sum_gbias = 0.0f;
-// Each lane's own positions of a tile: addresses cost as much as the recurrence when they are made anew.
-const int u_step = int(u_strides[1]);
-const int delta_step = int(delta_strides[1]);
-const int z_step = kHasZ ? int(z_strides[1]) : 0;
-const int gy_step = int(gy_strides[1]);
-const int own = slice * kOwn;
-const int low_q = kCopies == 1 ? low_n / 4 : slice + (lane >= 16 ? kSegment * kRow : 0);
-const int high_q = high_n / 4;
-const auto u_row = u + (b * u_strides[0] + c * u_strides[2] + own * u_strides[1]);
-const auto delta_row = delta + (b * delta_strides[0] + c * delta_strides[2] + own * delta_strides[1]);
-const auto z_row = z + (kHasZ ? b * z_strides[0] + c * z_strides[2] + own * z_strides[1] : 0);
-const auto gy_row = gy + (b * gy_strides[0] + c * gy_strides[2] + own * gy_strides[1]);
-const int64_t out_row = (int64_t(b) * length + own) * channels + c;
-
 MAMBA_NO_UNROLL
 for (int s = end_segment - 1; s >= first_segment; --s) {
   const int segment = s * kSegment;
@@ -116,31 +29,42 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
   T next_gy[kOwn];
   T ahead_u[kOwn];
   T ahead_delta[kOwn];
-  const int64_t last_tile = segment + (tiles - 1) * kSteps;
-  auto u_at = u_row + last_tile * u_step;
-  auto delta_at = delta_row + last_tile * delta_step;
-  auto z_at = z_row + last_tile * z_step;
-  auto gy_at = gy_row + last_tile * gy_step;
-  auto u_ahead = u_row + int64_t(segment) * u_step;
-  auto delta_ahead = delta_row + int64_t(segment) * delta_step;
+  const int last_tile = (tiles - 1) * kSteps;
+  u_at += int64_t(-kSegment) * u_step;
+  delta_at += int64_t(-kSegment) * delta_step;
+  z_at += int64_t(-kSegment) * z_step;
+  gy_at += int64_t(-kSegment) * gy_step;
+  const int64_t out_row = (int64_t(b) * length + segment) * channels;
+  const auto gu_row = gu + out_row;
+  const auto gdelta_row = gdelta + out_row;
+  const auto gz_row = gz + (kHasZ ? out_row : 0);
+  const auto y_row = y + (kGiveY ? out_row : 0);
   MAMBA_UNROLL
   for (int j = 0; j < kOwn; ++j) {
-    const bool there = int(last_tile) + own + j < length;
-    next_u[j] = there ? T(u_at[j * u_step]) : T(0.0f);
-    next_delta[j] = there ? T(delta_at[j * delta_step]) : T(0.0f);
-    next_z[j] = there && kHasZ ? T(z_at[j * z_step]) : T(0.0f);
-    next_gy[j] = there ? T(gy_at[j * gy_step]) : T(0.0f);
-    ahead_u[j] = tiles > 1 ? T(u_ahead[j * u_step]) : T(0.0f);
-    ahead_delta[j] = tiles > 1 ? T(delta_ahead[j * delta_step]) : T(0.0f);
+    const int t = last_tile + j;
+    const bool there = own + t < positions;
+    next_u[j] = there ? T(u_at[t * u_step]) : T(0.0f);
+    next_delta[j] = there ? T(delta_at[t * delta_step]) : T(0.0f);
+    next_z[j] = there && kHasZ ? T(z_at[t * z_step]) : T(0.0f);
+    next_gy[j] = there ? T(gy_at[t * gy_step]) : T(0.0f);
+    ahead_u[j] = tiles > 1 ? T(u_at[j * u_step]) : T(0.0f);
+    ahead_delta[j] = tiles > 1 ? T(delta_at[j * delta_step]) : T(0.0f);
   }
+  const auto shares = s + 1 < end_segment ? cells + (s + 1) * row_of_cells : spare_cell;
+  const auto more_at = more_shares + int64_t(s) * blocks * ((kSegment - kInCell) * 2 * states);
+  const auto cell_at = cells + (s * row_of_cells + thread / kLanes);
+  const auto low_at = cell_at + low_n * kBlock;
+  const auto high_at = cell_at + high_n * kBlock;
   float h[kM];
   MAMBA_UNROLL
   for (int i = 0; i < kM; ++i) {
     const int n = (i < kHalf ? low_n : high_n) + i;
-    h[i] = real && n < states ? float(kept[((int64_t(b) * segments + s) * states + n) * channels + c]) : 0.0f;
+    h[i] = real && n < states ? float((i < kHalf ? low_at : high_at)[i * kBlock]) : 0.0f;
   }
   MAMBA_BARRIER();
-  for (int n = thread % kColumns; n < kPadded; n += kColumns) {
+  MAMBA_UNROLL
+  for (int column = 0; column < kPadded; column += kColumns) {
+    const int n = column + thread % kColumns;
     const int row = thread / kColumns;
     const auto B_at = B + (b * B_strides[0] + (segment + row) * B_strides[1] + n * B_strides[2]);
     const int B_step = int(B_strides[1]);
@@ -152,11 +76,13 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       const bool inside = (!kHasSpans || t >= begin) && t < end && n < states;
       const float B_here = inside ? float(B_at[r * B_step]) : 0.0f;
       const float C_here = inside ? float(C_at[r * C_step]) : 0.0f;
-      flat_B[(row + r) * kPadded + n] = B_here;
-      flat_C[(row + r) * kPadded + n] = C_here;
-      if (kCopies == 2) {
-        flat_B[(kSegment + row + r) * kPadded + (n ^ kHalf)] = B_here;
-        flat_C[(kSegment + row + r) * kPadded + (n ^ kHalf)] = C_here;
+      if (kSegment % kRows == 0 || row + r < kSegment) {
+        flat_B[(row + r) * kPadded + n] = B_here;
+        flat_C[(row + r) * kPadded + n] = C_here;
+        if (kCopies == 2) {
+          flat_B[(kSegment + row + r) * kPadded + (n ^ kHalf)] = B_here;
+          flat_C[(kSegment + row + r) * kPadded + (n ^ kHalf)] = C_here;
+        }
       }
     }
   }
@@ -175,13 +101,12 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       own_dt[j] = inside ? dt : 0.0f;
       own_x[j] = inside ? dt * float(ahead_u[j]) : 0.0f;
     }
-    u_ahead += kSteps * u_step;
-    delta_ahead += kSteps * delta_step;
     if (tile + 2 < tiles) {
       MAMBA_UNROLL
       for (int j = 0; j < kOwn; ++j) {
-        ahead_u[j] = T(u_ahead[j * u_step]);
-        ahead_delta[j] = T(delta_ahead[j * delta_step]);
+        const int t = (tile + 1) * kSteps + j;
+        ahead_u[j] = T(u_at[t * u_step]);
+        ahead_delta[j] = T(delta_at[t * delta_step]);
       }
     }
     MAMBA_UNROLL
@@ -238,18 +163,15 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       own_gate[j] = kHasZ ? mamba_sigmoid(own_z[j]) : 1.0f;
       own_g[j] = kHasZ ? own_gy[j] * own_z[j] * own_gate[j] : own_gy[j];
     }
-    u_at += -kSteps * u_step;
-    delta_at += -kSteps * delta_step;
-    z_at += -kSteps * z_step;
-    gy_at += -kSteps * gy_step;
     if (tile > 0) {
       MAMBA_UNROLL
       for (int j = 0; j < kOwn; ++j) {
-        next_u[j] = T(u_at[j * u_step]);
-        next_delta[j] = T(delta_at[j * delta_step]);
-        next_gy[j] = T(gy_at[j * gy_step]);
+        const int t = (tile - 1) * kSteps + j;
+        next_u[j] = T(u_at[t * u_step]);
+        next_delta[j] = T(delta_at[t * delta_step]);
+        next_gy[j] = T(gy_at[t * gy_step]);
         if (kHasZ) {
-          next_z[j] = T(z_at[j * z_step]);
+          next_z[j] = T(z_at[t * z_step]);
         }
       }
     }
@@ -271,7 +193,7 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       MAMBA_UNROLL
       for (int i = 0; i < kM; ++i) {
         const int n = (i < kHalf ? low_n : high_n) + i;
-        h[i] = real && n < states ? float(kept[((int64_t(b) * segments + s) * states + n) * channels + c]) : 0.0f;
+        h[i] = real && n < states ? float((i < kHalf ? low_at : high_at)[i * kBlock]) : 0.0f;
       }
     }
     MAMBA_UNROLL
@@ -353,11 +275,6 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
         work[buffer + (simd * kSteps + k) * kWide + column] = half[i];
       }
     }
-    const int64_t out_tile = out_row + int64_t(t0) * channels;
-    const auto gu_at = gu + out_tile;
-    const auto gdelta_at = gdelta + out_tile;
-    const auto gz_at = gz + (kHasZ ? out_tile : 0);
-    const auto y_at = y + (kGiveY ? out_tile : 0);
     mamba_sum_and_split<kSteps, kLanes>(sum_y, lane);
     mamba_sum_and_split<kSteps, kLanes>(sum_gx, lane);
     mamba_sum_and_split<kSteps, kLanes>(sum_gdt, lane);
@@ -368,35 +285,49 @@ for (int s = end_segment - 1; s >= first_segment; --s) {
       const float gdt = mamba_fma(own_u[j], sum_gx[j], kLn2 * sum_gdt[j]);
       const float graw = inside ? (kSoftplus ? gdt * mamba_sigmoid(own_raw[j]) : gdt) : 0.0f;
       if (real && t < length) {
-        gu_at[j * channels] = T(inside ? mamba_fma(own_dt[j], sum_gx[j], skip * own_g[j]) : 0.0f);
-        gdelta_at[j * channels] = T(graw);
+        const int out_at = out_own + (tile * kSteps + j) * channels;
+        gu_row[out_at] = T(inside ? mamba_fma(own_dt[j], sum_gx[j], skip * own_g[j]) : 0.0f);
+        gdelta_row[out_at] = T(graw);
         if (kGiveY) {
           const float out = inside ? mamba_fma(skip, own_u[j], sum_y[j]) : 0.0f;
-          y_at[j * channels] = T(kHasZ ? out * own_z[j] * own_gate[j] : out);
+          y_row[out_at] = T(kHasZ ? out * own_z[j] * own_gate[j] : out);
         }
         if (kHasZ) {
           const float slope = own_gate[j] * mamba_fma(own_z[j], 1.0f - own_gate[j], 1.0f);
-          gz_at[j * channels] = T(inside ? own_gy[j] * mamba_fma(skip, own_u[j], sum_y[j]) * slope : 0.0f);
+          gz_row[out_at] = T(inside ? own_gy[j] * mamba_fma(skip, own_u[j], sum_y[j]) * slope : 0.0f);
         }
       }
       sum_gD = mamba_fma(own_g[j], own_u[j], sum_gD);
       sum_gbias += graw;
     }
     MAMBA_BARRIER();
-    for (int column = thread % kWideColumns; column < kWide; column += kWideColumns) {
-      const int row = thread / kWideColumns;
-      const int n = column % kPadded;
-      auto part = part_BC + (((int64_t(b) * blocks + MAMBA_GROUP_X) * length + t0 + row) * 2 * states +
-                             (column < kPadded ? n : states + n));
-      MAMBA_UNROLL
-      for (int r = 0; r < kSteps; r += kWideRows) {
-        float sum = 0.0f;
+    MAMBA_UNROLL
+    for (int first = 0; first < kTasks; first += kThreads) {
+      const int task = first + thread;
+      const int column = task * kTogether % kWide;
+      const int at = tile * kSteps + task * kTogether / kWide;  // in the segment
+      if (at < positions && (kTasks % kThreads == 0 || task < kTasks)) {
+        float sum[2] = {0.0f, 0.0f};
         MAMBA_UNROLL
         for (int other = 0; other < kSimds; ++other) {
-          sum += work[buffer + (other * kSteps + row + r) * kWide + column];
+          const int from = buffer + other * kSteps * kWide + task * kTogether;
+          if (kTogether == 2) {
+            const float2 share = pairs[from / 2];
+            sum[0] += share.x;
+            sum[1] += share.y;
+          } else {
+            sum[0] += work[from];
+          }
         }
-        if (n < states && t0 + row + r < length) {
-          part[r * 2 * states] = sum;
+        MAMBA_UNROLL
+        for (int e = 0; e < kTogether; ++e) {
+          const int n = column % kPadded + e;
+          const int to = column < kPadded ? n : states + n;
+          if (n < states && (kInCell == kSegment || at < kInCell)) {
+            shares[at * 2 * states + to] = sum[e];
+          } else if (n < states) {
+            more_at[(at - kInCell) * 2 * states + to] = sum[e];
+          }
         }
       }
     }
@@ -412,18 +343,19 @@ for (int bit = kLanes / 2; bit >= 1; bit /= 2) {
   sum_gbias += MAMBA_SHUFFLE_XOR(sum_gbias, bit);
 }
 if (real) {
-  const int64_t row = int64_t(b) * chunks + chunk;
+  const auto part_A = cells + (first_segment * row_of_cells + thread / kLanes);
   MAMBA_UNROLL
   for (int i = 0; i < kM; ++i) {
     const int n = (i < kHalf ? low_n : high_n) + i;
     if (n < states) {
-      part_A[(row * channels + d) * states + n] = gA[i];
-      if (chunk == 0) {
+      part_A[n * kBlock] = gA[i];
+      if (kHasState && chunk == 0) {
         gfirst[(int64_t(b) * channels + d) * states + n] = gh[i];
       }
     }
   }
   if (slice == 0) {
+    const int64_t row = int64_t(b) * chunks + chunk;
     part_D[(row * 2) * channels + d] = sum_gD;
     part_D[(row * 2 + 1) * channels + d] = sum_gbias;
   }

@@ -1,4 +1,4 @@
-// GPU kernel, in the dialect of ops/gpu: the scan over one chunk of each sequence.
+// GPU kernel, in the dialect of ops/gpu: the scan over one chunk of each sequence. After gpu_begin.h.
 //
 // kLanes neighbouring lanes share a channel: each keeps kM of its states in registers, and in each tile of kSteps
 // positions does what is done once per channel (softplus, gate) for its own kOwn of them. B and C of a segment lie in
@@ -7,68 +7,28 @@
 //
 // A lane has kEach neighbouring channels: with two it reads B and C once for both, and their numbers in pairs.
 //
-// `first` is the state before the chunk, (B, chunks, N, D), where there are several, else the initial state (B, D, N).
-// `kept` (B, segments, N, D) gets the state before each segment.
-constexpr int kOwn = kSteps / kLanes;
-constexpr int kQuads = kM / 4;
-constexpr int kRow = kLanes * kQuads;  // float4 of a row of B
-constexpr int kPadded = kLanes * kM;
-constexpr int kFill = kSegment * kPadded / kThreads;  // numbers of a row of B and of C that a thread fetches
-constexpr float kLog2e = 1.44269504f;
-const float kBehind = kSoftplus ? -1e38f : 0.0f;  // in place of delta behind the end: dt is 0
-const bool kMasked = kHasSpans || !kSoftplus;
+// `first` is the initial state (B, D, N) or, where there are several chunks, cells with the states before them (kSparse
+// without kKeep). With kKeep the states before all segments go to cells: to those with several chunks, else to `kept`.
 MAMBA_SHARED(float4, tile_B, kSegment* kRow);
 MAMBA_SHARED(float4, tile_C, kSegment* kRow);
 MAMBA_SHARED_PTR(float2) pairs_B = (MAMBA_SHARED_PTR(float2))tile_B;
 MAMBA_SHARED_PTR(float2) pairs_C = (MAMBA_SHARED_PTR(float2))tile_C;
 
-const int length = u_shape[1];
-const int channels = u_shape[2];
-const int states = A_shape[1];
-const int thread = MAMBA_THREAD;
-const int lane = thread % 32;
-const int slice = thread % kLanes;
-const int d = (MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes) * kEach;
-const int c = d < channels ? d : (channels - 1) / kEach * kEach;
-const int real = channels - d < kEach ? channels - d : kEach;  // of the lane's channels, those that are there
-const int b = MAMBA_GROUP_Y;
-const int segments = (length + kSegment - 1) / kSegment;
-const int chunks = MAMBA_GROUPS_Z;
-const int per_chunk = (segments + chunks - 1) / chunks;
-const int chunk = MAMBA_GROUP_Z;
-const int from = chunk * per_chunk * kSegment;
-const int to = length < from + per_chunk * kSegment ? length : from + per_chunk * kSegment;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : span_begin;
-  end = span_end > length ? length : span_end;
-}
-
-float A2[kEach][kM];
-float h[kEach][kM];
-float bias[kEach];
 float skip[kEach];
 MAMBA_UNROLL
 for (int e = 0; e < kEach; ++e) {
   const int ce = c + e < channels ? c + e : channels - 1;
+  const auto before = first + (kChunked ? (int64_t(b) * cells + chunk * cells_apart) * row_of_cells + in_cells + e
+                                        : (int64_t(b) * channels + ce) * states + slice * kM);
   MAMBA_UNROLL
   for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
-    const bool there = n < states;
-    A2[e][i] = there ? kLog2e * float(A[int64_t(ce) * states + n]) : 0.0f;
-    h[e][i] = 0.0f;
-    if (there && kChunked) {
-      h[e][i] = float(first[((int64_t(b) * chunks + chunk) * states + n) * channels + ce]);
-    } else if (there && kHasState) {
-      h[e][i] = float(first[(int64_t(b) * channels + ce) * states + n]);
+    if (slice * kM + i < states && (kChunked ? e < real : kHasState)) {
+      h[e][i] = float(before[kChunked ? i * kBlock : i]);
     }
   }
-  bias[e] = kHasBias ? float(delta_bias[ce]) : 0.0f;
   skip[e] = kHasD ? float(D[ce]) : 0.0f;
 }
+auto keep = kChunked ? MAMBA_WRITABLE(float, first) : kept;
 
 // Each lane's own positions of a tile, which move on by whole tiles: addresses cost as much as the recurrence
 // otherwise.
@@ -91,7 +51,6 @@ const bool together =
     kEach == 1 || (channels % kEach == 0 && u_apart == 1 && delta_apart == 1 && (!kHasZ || z_apart == 1) &&
                    MambaNumbers<T, kEach>::whole(u_at, u_step) && MambaNumbers<T, kEach>::whole(delta_at, delta_step) &&
                    (!kHasZ || MambaNumbers<T, kEach>::whole(z_at, z_step)));
-const int near = channels - c;  // to the lane's first channel's right, itself included
 MAMBA_UNROLL
 for (int j = 0; j < kOwn; ++j) {
   const int left = own_from + j < to ? near : 0;
@@ -120,14 +79,14 @@ mamba_fetch(next_C, C_at, C_apart, fill_left, C_whole);
 
 MAMBA_NO_UNROLL
 for (int segment = from; segment < to; segment += kSegment) {
-  if (kKeep) {
+  if (kKeep && !(kChunked && segment == from)) {
+    const auto cell_at = keep + ((int64_t(b) * segments + segment / kSegment) * row_of_cells + in_cells);
     MAMBA_UNROLL
     for (int i = 0; i < kM; ++i) {
-      const int n = slice * kM + i;
       MAMBA_UNROLL
       for (int e = 0; e < kEach; ++e) {
-        if (n < states && e < real) {
-          kept[((int64_t(b) * segments + segment / kSegment) * states + n) * channels + d + e] = h[e][i];
+        if (slice * kM + i < states && e < real) {
+          cell_at[i * kBlock + e] = h[e][i];
         }
       }
     }

@@ -11,6 +11,7 @@ using T = float;  // dtypes are the arrays' own business on the host
 using host::Launch;
 
 #define SCAN_CONSTANTS()      \
+  MAMBA_HOST_INT(kBlock);     \
   MAMBA_HOST_BOOL(kSoftplus); \
   MAMBA_HOST_BOOL(kHasBias);  \
   MAMBA_HOST_BOOL(kHasZ);     \
@@ -39,7 +40,12 @@ struct Bodies {
     MAMBA_HOST_BOOL(kHasState);
     MAMBA_HOST_BOOL(kChunked);
     MAMBA_HOST_BOOL(kKeep);
+    MAMBA_HOST_BOOL(kIsLocal);
+    MAMBA_HOST_BOOL(kReverse);
+    MAMBA_HOST_BOOL(kSparse);
     constexpr int kSteps = kTile;
+#include "mamba/ops/selective_scan/gpu_begin.h"
+// What follows on it.
 #include "mamba/ops/selective_scan/gpu_forward.h"
   }
 
@@ -52,11 +58,15 @@ struct Bodies {
     MAMBA_HOST_IN(delta_bias);
     MAMBA_HOST_IN(spans);
     MAMBA_HOST_IN(resets);
-    MAMBA_HOST_OUT(local);
+    MAMBA_HOST_OUT(carried);
     MAMBA_HOST_OUT(total);
     SCAN_CONSTANTS();
+    MAMBA_HOST_BOOL(kIsLocal);
     MAMBA_HOST_BOOL(kReverse);
+    MAMBA_HOST_BOOL(kSparse);
     constexpr int kSteps = kTile;
+#include "mamba/ops/selective_scan/gpu_begin.h"
+// What follows on it.
 #include "mamba/ops/selective_scan/gpu_local.h"
   }
 
@@ -77,17 +87,20 @@ struct Bodies {
     MAMBA_HOST_OUT(gu);
     MAMBA_HOST_OUT(gdelta);
     MAMBA_HOST_OUT(gz);
-    MAMBA_HOST_OUT(part_BC);
-    MAMBA_HOST_OUT(part_A);
+    MAMBA_HOST_OUT(spare);
+    MAMBA_HOST_OUT(more);
     MAMBA_HOST_OUT(part_D);
     MAMBA_HOST_OUT(gfirst);
     MAMBA_HOST_OUT(y);
     SCAN_CONSTANTS();
     MAMBA_HOST_BOOL(kHasD);
+    MAMBA_HOST_BOOL(kHasState);
     MAMBA_HOST_BOOL(kHasLast);
     MAMBA_HOST_BOOL(kGiveY);
     MAMBA_HOST_BOOL(kChunked);
     constexpr int kSteps = kTile;
+#include "mamba/ops/selective_scan/gpu_backward_begin.h"
+// What follows on it.
 #include "mamba/ops/selective_scan/gpu_backward.h"
   }
 };
@@ -95,24 +108,29 @@ struct Bodies {
 void sum(const Launch& launch) {
   using OfD = float;
   using OfBias = float;
-  MAMBA_HOST_IN(part_A);
+  MAMBA_HOST_IN(kept);
+  MAMBA_HOST_IN(ends);
+  MAMBA_HOST_IN(more);
   MAMBA_HOST_IN(part_D);
-  MAMBA_HOST_IN(part_BC);
+  MAMBA_HOST_IN(u);
   MAMBA_HOST_OUT(sum_A);
   MAMBA_HOST_OUT(sum_D);
   MAMBA_HOST_OUT(sum_bias);
   MAMBA_HOST_OUT(sum_BC);
   MAMBA_HOST_INT(kThreads);
+  MAMBA_HOST_INT(kBlock);
+  MAMBA_HOST_INT(kSegment);
 #include "mamba/ops/selective_scan/gpu_sum.h"
 }
 
 void carry(const Launch& launch) {
-  MAMBA_HOST_IN(local);
+  MAMBA_HOST_IN(carried);
   MAMBA_HOST_IN(total);
   MAMBA_HOST_IN(A);
   MAMBA_HOST_IN(first);
-  MAMBA_HOST_OUT(carry);
+  MAMBA_HOST_OUT(done);
   MAMBA_HOST_INT(kThreads);
+  MAMBA_HOST_INT(kBlock);
   MAMBA_HOST_BOOL(kHasState);
   MAMBA_HOST_BOOL(kReverse);
 #include "mamba/ops/selective_scan/gpu_carry.h"
@@ -154,6 +172,7 @@ void with_bodies(const Launch& launch, F&& f) {
   if (is(2, 8, 64, 32) && launch.constant("kEach") == 2) return f(Bodies<2, 8, 64, 32, 8, 2>{});
   if (is(1, 16, 64, 32)) return f(Bodies<1, 16, 64, 32, 4, 2>{});
   if (is(4, 4, 128, 32)) return f(Bodies<4, 4, 128, 32, 8>{});
+  if (is(4, 4, 192, 32)) return f(Bodies<4, 4, 192, 32, 8>{});
   if (is(4, 8, 64, 32)) return f(Bodies<4, 8, 64, 32, 8>{});
   if (is(8, 8, 128, 8)) return f(Bodies<8, 8, 128, 8, 8>{});
   if (is(8, 16, 64, 8)) return f(Bodies<8, 16, 64, 8, 8>{});

@@ -1,60 +1,16 @@
 // GPU kernel, in the dialect of ops/gpu: what each chunk adds to the state that passes through it, so that chunks can
-// be worked on at once. Shares its ways with gpu_forward.h.
+// be worked on at once. After gpu_begin.h; shares its ways with gpu_forward.h.
 //
-// Forwards (chunks 0 to G - 2): the state after the chunk when it starts at 0. Backwards (kReverse, chunks 1 to
-// G - 1): the gradient of the state before the chunk when that of the state after it is 0.
-// `local` (B, G - 1, N, D); `total` (B, G - 1, D): the sum of dt, so that a state decays by exp(A total) across the
-// chunk, or kHidden where a reset hides what was before.
-constexpr int kOwn = kSteps / kLanes;
-constexpr int kQuads = kM / 4;
-constexpr int kRow = kLanes * kQuads;
-constexpr int kPadded = kLanes * kM;
-constexpr int kFill = kSegment * kPadded / kThreads;  // numbers of a row of W that a thread fetches
-constexpr float kLog2e = 1.44269504f;
+// Forwards (chunks 0 to G - 2): the state after the chunk when it starts at 0, in the cell of the chunk behind.
+// Backwards (kReverse, chunks 1 to G - 1): the gradient of the state before the chunk when that of the state after it
+// is 0, in the cell of the chunk before. `total` (B, G - 1, D): the sum of dt, so that a state decays by exp(A total)
+// across the chunk, or kHidden where a reset hides what was before.
 constexpr float kHidden = 3.4e38f;
-const float kBehind = kSoftplus ? -1e38f : 0.0f;  // in place of delta behind the end: dt is 0
-const bool kMasked = kHasSpans || !kSoftplus;
 MAMBA_SHARED(float4, tile_W, kSegment* kRow);  // forwards B, backwards C
 MAMBA_SHARED_PTR(float2) pairs_W = (MAMBA_SHARED_PTR(float2))tile_W;
-
-const int length = x_shape[1];
-const int channels = x_shape[2];
-const int states = A_shape[1];
-const int thread = MAMBA_THREAD;
-const int lane = thread % 32;
-const int slice = thread % kLanes;
-const int d = (MAMBA_GROUP_X * (kThreads / kLanes) + thread / kLanes) * kEach;
-const int c = d < channels ? d : (channels - 1) / kEach * kEach;
-const int real = channels - d < kEach ? channels - d : kEach;  // of the lane's channels, those that are there
-const int b = MAMBA_GROUP_Y;
-const int segments = (length + kSegment - 1) / kSegment;
-const int chunks = MAMBA_GROUPS_Z + 1;
-const int per_chunk = (segments + chunks - 1) / chunks;
-const int from = (MAMBA_GROUP_Z + (kReverse ? 1 : 0)) * per_chunk * kSegment;
-const int to = length < from + per_chunk * kSegment ? length : from + per_chunk * kSegment;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : span_begin;
-  end = span_end > length ? length : span_end;
-}
-
-float A2[kEach][kM];
-float h[kEach][kM];
-float bias[kEach];
 float sum_dt[kEach];
 MAMBA_UNROLL
 for (int e = 0; e < kEach; ++e) {
-  const int ce = c + e < channels ? c + e : channels - 1;
-  MAMBA_UNROLL
-  for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
-    A2[e][i] = n < states ? kLog2e * float(A[int64_t(ce) * states + n]) : 0.0f;
-    h[e][i] = 0.0f;
-  }
-  bias[e] = kHasBias ? float(delta_bias[ce]) : 0.0f;
   sum_dt[e] = 0.0f;
 }
 
@@ -79,7 +35,6 @@ const bool together =
     kEach == 1 || (channels % kEach == 0 && x_apart == 1 && delta_apart == 1 && (!kGated || z_apart == 1) &&
                    MambaNumbers<T, kEach>::whole(x_at, x_step) && MambaNumbers<T, kEach>::whole(delta_at, delta_step) &&
                    (!kGated || MambaNumbers<T, kEach>::whole(z_at, z_step)));
-const int near = channels - c;  // to the lane's first channel's right, itself included
 MAMBA_UNROLL
 for (int j = 0; j < kOwn; ++j) {
   const int left = own_from + j < to ? near : 0;
@@ -206,17 +161,18 @@ for (int step = 0; step < tiles; ++step) {
   }
 }
 
-const int64_t row = int64_t(b) * (chunks - 1) + MAMBA_GROUP_Z;
+const auto cell_at =
+    carried + ((int64_t(b) * cells + (kReverse ? chunk - 1 : chunk + 1) * cells_apart) * row_of_cells + in_cells);
+const auto total_at = total + ((int64_t(b) * (chunks - 1) + MAMBA_GROUP_Z) * channels + d);
 MAMBA_UNROLL
 for (int e = 0; e < kEach; ++e) {
   MAMBA_UNROLL
   for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
-    if (n < states && e < real) {
-      local[(row * states + n) * channels + d + e] = h[e][i];
+    if (slice * kM + i < states && e < real) {
+      cell_at[i * kBlock + e] = h[e][i];
     }
   }
   if (slice == 0 && e < real) {
-    total[row * channels + d + e] = sum_dt[e];
+    total_at[e] = sum_dt[e];
   }
 }

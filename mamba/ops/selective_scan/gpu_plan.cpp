@@ -33,7 +33,8 @@ Shape shape_of(int batch, int length, int channels, int states, Dealing dealing)
   // Shared memory bounds segment and threads: gpu_backward.h needs the most.
   if (states <= 4) return {1, 4, 64, 32};
   if (states <= 8) return {2, 4, 128, 32};
-  const bool large = dealing != Dealing::kBySize || int64_t{batch} * length * channels >= kLarge;
+  const bool large =
+      dealing == Dealing::kLarge || dealing == Dealing::kVeryLarge || int64_t{batch} * length * channels >= kLarge;
   if (states <= 16) return large ? kTwoLanes : kFourLanes;
   if (states <= 32) return {4, 8, 64, 32};
   if (states <= 64) return {8, 8, 128, 8};
@@ -72,6 +73,13 @@ int even_chunks(int length, const Shape& shape, int chunks, int groups, int room
     }
   }
   return divide_up(segments, best);
+}
+
+Shape backward_shape_of(const Shape& shape, int chunks) {
+  if (chunks > 1 && (shape == kTwoLanes || shape == kFourLanes)) {
+    return kShortTiles;
+  }
+  return shape == kFourLanes ? kSixSimds : shape;
 }
 
 Shape forward_shape_of(const Shape& shape, int batch, int channels, int chunks, int bytes, Dealing dealing) {

@@ -5,8 +5,9 @@
 
 namespace mamba::ops::scan {
 
-// For tests: as sizes ask for, or as large inputs have it, whatever the size.
-enum class Dealing { kBySize, kLarge, kVeryLarge };
+// For tests: as sizes ask for, or, whatever the size, as large inputs have it or those of many sequences, which are not
+// cut into chunks.
+enum class Dealing { kBySize, kLarge, kVeryLarge, kWholeSequences };
 
 // A group's threads: `lanes` of them share a channel, or `each` neighbouring ones, and each keeps `per_lane` of a
 // channel's states. Positions are worked on in segments, at whose beginnings states are kept for the backward pass, and
@@ -16,14 +17,18 @@ struct Shape {
   int each = 1;
   int steps = 8;
 
+  // Of a group.
+  int channels() const { return threads / lanes * each; }
   // Groups for all channels.
   int blocks(int channels) const;
   bool operator==(const Shape&) const = default;
 };
 
-// For 9 to 16 states. Two channels to a lane share what it reads of B and C, and their own numbers of 16 bits come in
+// For 9 to 16 states. Backwards kSixSimds does what kFourLanes do: as many threads fit, and shares of B's and C's
+// gradients are fewer. Two channels to a lane share what it reads of B and C, and their own numbers of 16 bits come in
 // one word. Those of 32 bits would take more registers than there are for as many threads.
 inline constexpr Shape kFourLanes = {.lanes = 4, .per_lane = 4, .threads = 128, .segment = 32};
+inline constexpr Shape kSixSimds = {.lanes = 4, .per_lane = 4, .threads = 192, .segment = 32};
 inline constexpr Shape kTwoLanes = {.lanes = 2, .per_lane = 8, .threads = 128, .segment = 32};
 inline constexpr Shape kPairs = {.lanes = 2, .per_lane = 8, .threads = 64, .segment = 32, .each = 2};
 inline constexpr Shape kWhole = {.lanes = 1, .per_lane = 16, .threads = 64, .segment = 32, .each = 2, .steps = 4};
@@ -41,7 +46,10 @@ int chunks_of(int batch, int length, int channels, const Shape& shape);
 // `room` at once: where chunks are long there may be up to half as many.
 int even_chunks(int length, const Shape& shape, int chunks, int groups, int room);
 
-// Of the forward pass, which needs no sums over channels, where `shape` is that of the backward pass and inputs have
+// Of the backward pass, where shape_of() gives `shape`.
+Shape backward_shape_of(const Shape& shape, int chunks);
+
+// Of the forward pass, which needs no sums over channels, where shape_of() gives `shape` and inputs have
 // `bytes` bytes a number.
 Shape forward_shape_of(const Shape& shape, int batch, int channels, int chunks, int bytes, Dealing dealing);
 

@@ -2,10 +2,14 @@
 #include "mamba/ops/selective_scan/gpu.h"
 
 #include <gtest/gtest.h>
+#include <mlx/primitives.h>
 #include <mlx/transforms.h>
 
+#include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -50,6 +54,10 @@ SelectiveScanOutputs large_kernel(const SelectiveScanInputs& in) {
 
 SelectiveScanOutputs very_large_kernel(const SelectiveScanInputs& in) {
   return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu), scan::Dealing::kVeryLarge);
+}
+
+SelectiveScanOutputs whole_sequences(const SelectiveScanInputs& in) {
+  return scan::gpu_scan(in, mx::default_stream(mx::Device::cpu), scan::Dealing::kWholeSequences);
 }
 
 void expect_like_the_reference(const Problem& problem, const Scan& kernel = mamba::ops::kernel) {
@@ -107,6 +115,57 @@ TEST(SelectiveScanGpu, LargeInputsTakeOtherShapes) {
         expect_like_the_reference(make_problem(c, dtype), very_large_kernel);
       }
     }
+  }
+}
+
+TEST(SelectiveScanGpu, SequencesNeedNotBeCut) {
+  // A last group of channels that is not full, segments that are and are not.
+  for (const Case& c : {Case{2, 70, 51, 16}, {1, 96, 48, 11}, {1, 33, 1, 16}, {2, 90, 19, 32}, {1, 50, 20, 100}}) {
+    SCOPED_TRACE(c.channels);
+    expect_like_the_reference(make_problem(c), whole_sequences);
+    Problem without_states = make_problem(c, mx::bfloat16);
+    without_states.in.initial_state = std::nullopt;
+    expect_like_the_reference(without_states, whole_sequences);
+  }
+}
+
+// Of all launches that give `arrays`.
+size_t bytes_of_results(const std::vector<mx::array>& arrays) {
+  size_t bytes = 0;
+  std::vector<mx::array> open = arrays;
+  std::set<std::uintptr_t> seen;
+  while (!open.empty()) {
+    const mx::array a = open.back();
+    open.pop_back();
+    if (!a.has_primitive() || !seen.insert(a.id()).second) {
+      continue;
+    }
+    bytes += std::string_view(a.primitive().name()) == "HostKernel" ? a.nbytes() : 0;
+    open.insert(open.end(), a.inputs().begin(), a.inputs().end());
+    open.insert(open.end(), a.siblings().begin(), a.siblings().end());
+  }
+  return bytes;
+}
+
+TEST(SelectiveScanGpu, SharesTakeThePlaceOfKeptStates) {
+  for (const bool is_cut : {true, false}) {
+    SCOPED_TRACE(is_cut);
+    const size_t length = 256;
+    const size_t channels = is_cut ? 128 : 96;
+    Problem problem = make_problem({1, static_cast<int>(length), static_cast<int>(channels), 16});
+    problem.in.initial_state = std::nullopt;
+    const testing::ScanOfArrays f = testing::of_arrays(problem, is_cut ? large_kernel : whole_sequences);
+    const auto y = [&](const std::vector<mx::array>& in) { return std::vector{f.run(in)[0]}; };
+    auto [values, gradients] = mx::vjp(y, f.primals, {problem.gy});
+    gradients.push_back(values[0]);
+    const size_t wide = sizeof(float) * length * channels;
+    const size_t kept = wide * 16 / 32;
+    // As many chunks as segments have a cell each for the gradient behind them.
+    const size_t ends = is_cut ? kept : 0;
+    // The gradients of B and C, twice as much for what is small, and none for shares, which two groups have.
+    const size_t narrow = sizeof(float) * length * 2 * 16;
+    EXPECT_LE(bytes_of_results(gradients), 4 * wide + kept + ends + 3 * narrow);
+    EXPECT_GE(bytes_of_results(gradients), 4 * wide + kept + ends + narrow);
   }
 }
 

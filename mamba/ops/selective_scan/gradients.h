@@ -9,7 +9,8 @@ namespace mamba::ops {
 struct SelectiveScanKept {
   mlx::core::array y;      // (B, L, D), T
   mlx::core::array state;  // (B, D, N) float32
-  mlx::core::array kept;   // what selective_scan_gradients() needs of the states on the way
+  // What selective_scan_gradients() needs of the states on the way, and what depends on all of it having been written.
+  mlx::core::array kept, kept_done;
 };
 
 struct SelectiveScanGradients {
@@ -29,8 +30,9 @@ bool has_selective_scan_gradients(int states, mlx::core::StreamOrDevice s = {});
 // As selective_scan(), with D, z and delta_bias given.
 SelectiveScanKept selective_scan_kept(const SelectiveScanInputs& in, mlx::core::StreamOrDevice s = {});
 
-// `gy`: the gradient of y.
+// `gy`: the gradient of y. What was kept is used up, since its memory is used for something else: it serves one call.
 SelectiveScanGradients selective_scan_gradients(const SelectiveScanInputs& in, const mlx::core::array& gy,
-                                                const mlx::core::array& kept, mlx::core::StreamOrDevice s = {});
+                                                const mlx::core::array& kept, const mlx::core::array& kept_done,
+                                                mlx::core::StreamOrDevice s = {});
 
 }  // namespace mamba::ops

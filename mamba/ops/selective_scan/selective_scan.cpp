@@ -138,10 +138,11 @@ SelectiveScanKept selective_scan_kept(const SelectiveScanInputs& in, mx::StreamO
 }
 
 SelectiveScanGradients selective_scan_gradients(const SelectiveScanInputs& in, const mx::array& gy,
-                                                const mx::array& kept, mx::StreamOrDevice s) {
+                                                const mx::array& kept, const mx::array& kept_done,
+                                                mx::StreamOrDevice s) {
   check_inputs(in, 3);
   check(in.D && in.z && in.delta_bias, "[{}] gradients are written out for D, z and delta_bias only", kOp);
-  return scan::gpu_scan_gradients(in, gy, kept, mx::to_stream(s));
+  return scan::gpu_scan_gradients(in, gy, kept, kept_done, mx::to_stream(s));
 }
 
 SelectiveScanOutputs selective_scan_step(const SelectiveScanInputs& in, mx::StreamOrDevice s) {
