@@ -4,11 +4,11 @@
 // On the host groups run one after another, and wait here for what is posted. All groups must pass it.
 #define MAMBA_ALL_POSTED()
 
-// Phases that threads wait for, one after another: each ends with one mamba_arrive(), or one mamba_expect() and that
-// many bytes' being brought. One thread begins it, before a barrier.
+// Phases that threads wait for, one after another: each ends with mamba_arrive() by each of `tellers` threads, or one
+// mamba_expect() and that many bytes' being brought. One thread begins it, before a barrier.
 typedef MambaArrivals MambaArrival;
-MAMBA_FN void mamba_begin(MambaArrival* arrival) {
-  mamba_begin_arrivals(arrival, 1);
+MAMBA_FN void mamba_begin(MambaArrival* arrival, int tellers) {
+  mamba_begin_arrivals(arrival, tellers);
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 MAMBA_FN void mamba_arrive(MambaArrival* arrival) {

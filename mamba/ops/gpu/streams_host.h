@@ -7,16 +7,22 @@ struct MambaArrival {
   int64_t expected;
   int64_t arrived;
   int phases;
+  int tellers;
+  int told;
 };
-MAMBA_FN void mamba_begin(MambaArrival* arrival) {
-  *arrival = {0, 0, 0};
+MAMBA_FN void mamba_begin(MambaArrival* arrival, int tellers) {
+  *arrival = {0, 0, 0, tellers, 0};
 }
 MAMBA_FN void mamba_arrive(MambaArrival* arrival) {
-  ++arrival->phases;
+  ++arrival->told;
+  if (arrival->told == arrival->tellers) {
+    arrival->told = 0;
+    ++arrival->phases;
+  }
 }
 MAMBA_FN void mamba_count(MambaArrival* arrival) {
   if (arrival->expected != 0 && arrival->arrived == arrival->expected) {
-    *arrival = {0, 0, arrival->phases + 1};
+    *arrival = {0, 0, arrival->phases + 1, arrival->tellers, 0};
   }
 }
 MAMBA_FN void mamba_expect(MambaArrival* arrival, int bytes) {

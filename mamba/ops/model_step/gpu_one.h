@@ -106,10 +106,8 @@ const auto dot_of = [&](const MAMBA_SHARED_PTR(T) left, int length, int piece) {
       dot =
           mamba_line_dot(mamba_line<T, true>(left + from + i, 1), mamba_line<T, true>(ring + slot * kSlot + i, 1), dot);
     }
-    MAMBA_SIMD_BARRIER();
-    if (lane == 0) {
-      mamba_arrive(emptied + slot);
-    }
+    // Each lane tells, though one of them would do: racecheck sees no order between lanes.
+    mamba_arrive(emptied + slot);
     ++piece;
   }
   MAMBA_UNROLL
@@ -173,7 +171,8 @@ const auto take_x = [&](const auto& weights, int round) {
 
 const int everyone = kThreads + 32 * (kBringers + 1);
 for (int i = thread; i < 2 * kSlots + 2; i += everyone) {
-  mamba_begin(arrivals + i);
+  const bool is_emptied = i >= kSlots && i < 2 * kSlots;
+  mamba_begin(arrivals + i, is_emptied ? 32 : i == 2 * kSlots + 1 ? kThreads : 1);
 }
 for (int i = me * everyone + thread; i < 2 * (kWidth + 2 * kChannels + projected); i += all * everyone) {
   mail[i] = 0.0f;
@@ -378,9 +377,7 @@ for (int layer = 0; layer < layers; ++layer) {
     }
   }
   MAMBA_BARRIER_OF(kThreads);
-  if (thread == kThreads - 32) {
-    mamba_arrive(layer_emptied);
-  }
+  mamba_arrive(layer_emptied);
   stretch = 0;
   dots_of(y, kChannels, kOutPieces, rows, 0, kMostRows, dot);
   piece += rows * kOutPieces;
