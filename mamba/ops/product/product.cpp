@@ -91,6 +91,12 @@ const mx::array& made(std::optional<mx::array>& form, const mx::array& matrix, c
   return *form;
 }
 
+// As many pieces of a sum over a's rows as are whole, each turned and split.
+mx::array turned_pieces(const mx::array& a, const product_detail::Parts& parts, const mx::Stream& stream) {
+  const int rows = a.shape(0) / kLongestSum * kLongestSum;
+  return product_detail::gpu_split_turned(part(a, 0, 0, rows, stream), parts, kLongestSum, stream);
+}
+
 }  // namespace
 
 Operand::Operand(mx::array matrix) : matrix_(std::move(matrix)), forms_(std::make_shared<Forms>()) {}
@@ -101,6 +107,13 @@ mx::array Operand::left(const mx::Stream& stream) const {
 
 mx::array Operand::right(const mx::Stream& stream) const {
   return made(forms_->right, matrix_, kRight, stream);
+}
+
+mx::array Operand::turned_right(const mx::Stream& stream) const {
+  if (!forms_->turned_right) {
+    forms_->turned_right = turned_pieces(matrix_, kRight, stream);
+  }
+  return *forms_->turned_right;
 }
 
 bool splits_products(const mx::Stream& stream) {
@@ -157,12 +170,8 @@ mx::array product_tn(const Operand& x, const Operand& y, const mx::Stream& strea
   if (pieces == 0) {
     return *rest;
   }
-  const auto batch = [&](const Operand& operand, const product_detail::Parts& parts) {
-    const mx::array whole = part(operand.matrix(), 0, 0, in_pieces, stream);
-    return product_detail::gpu_split_turned(whole, parts, kLongestSum, stream);
-  };
-  const mx::array left = batch(x, kLeft);
-  const mx::array right = mx::transpose(batch(y, kRight), {0, 2, 1}, stream);
+  const mx::array left = turned_pieces(x.matrix(), kLeft, stream);
+  const mx::array right = mx::transpose(y.turned_right(stream), {0, 2, 1}, stream);
   if (pieces == 1) {
     const mx::array one = mx::squeeze(right, 0, stream);
     return multiplied(mx::squeeze(left, 0, stream), one, rest, stream);

@@ -31,10 +31,12 @@ class Operand {
   // (rows, 3 columns): low, high, high of each row; and high, low, high.
   mlx::core::array left(const mlx::core::Stream& stream) const;
   mlx::core::array right(const mlx::core::Stream& stream) const;
+  // Of as many whole pieces of a sum as there are (pieces, columns, 3 rows): high, low, high of a piece's columns.
+  mlx::core::array turned_right(const mlx::core::Stream& stream) const;
 
  private:
   struct Forms {
-    std::optional<mlx::core::array> left = {}, right = {};
+    std::optional<mlx::core::array> left = {}, right = {}, turned_right = {};
   };
   mlx::core::array matrix_;
   std::shared_ptr<Forms> forms_;
