@@ -38,10 +38,10 @@ using Spans = std::vector<Span>;
 // Spans of right-padded rows with these many tokens each.
 Spans right_padded(const std::vector<int>& lengths);
 
-// Options of the forward pass.
 // More of them keep a GPU busy with each block longer than a host needs to send it.
-constexpr size_t kManyTokens = 16384;
+constexpr size_t kManyTokens = 4096;
 
+// Options of the forward pass.
 struct ForwardOptions {
   std::optional<Spans> spans;              // one per row; none: every position is a token
   std::optional<mlx::core::array> resets;  // (B, L) uint8: a new document starts where nonzero
@@ -52,7 +52,7 @@ struct ForwardOptions {
   bool constant_states = false;
   // Gets what every few blocks end in, for those who evaluate piece by piece: MLX has memory for all it has sent.
   std::vector<mlx::core::array>* pieces = nullptr;
-  // Likewise of the backward pass, last block first: three lists for each block, as many as it is sent in, where its
+  // Likewise of the backward pass, last block first: four lists for each block, as many as it is sent in, where its
   // gradients are written out.
   std::vector<std::vector<mlx::core::array>>* backward_pieces = nullptr;
   // Evaluate each layer. On the CPU MLX runs ahead of the kernels by a hundred nodes, all of which have their

@@ -128,7 +128,8 @@ std::vector<mx::array> backward(const Plan& plan, const std::vector<mx::array>& 
   if (plan.pieces != nullptr) {
     plan.pieces->push_back({out[kOutProj], scan.delta});
     plan.pieces->push_back({out[kXProj], out[kDtProj], gconv});
-    plan.pieces->push_back({out[kInProj], gx});
+    plan.pieces->push_back({gx});
+    plan.pieces->push_back({out[kInProj]});
   }
   return out;
 }

@@ -27,15 +27,21 @@ namespace {
 
 constexpr const char* kEmbeddings = "backbone.embeddings.weight";
 constexpr const char* kOutput = "lm_head.weight";
-constexpr int kPiecesOfLayer = 3;
+constexpr int kPiecesOfLayer = 4;
 
 mx::array embedded(const models::MambaLM& model, const mx::array& tokens) {
   return mx::astype(mx::take(model.embedding_weight(), tokens, 0), model.dtype());
 }
 
-// Whether a block is more to do for a GPU than for the host that sends it, and its memory worth saving.
+// Whether a block is more to do for a GPU than for the host that sends it.
 bool is_large(const models::MambaLM& model, const Batch& batch) {
   return model.dtype() == mx::float32 || batch.tokens.size() > models::kManyTokens;
+}
+
+// Whether its gradients are sent in pieces for the memory that this saves.
+bool comes_in_pieces(const models::MambaLM& model, const Batch& batch) {
+  constexpr size_t kManyMore = 16384;
+  return model.dtype() == mx::float32 || batch.tokens.size() > kManyMore;
 }
 
 // The last hidden states (B, L, d_model), and the state after them.
@@ -51,7 +57,7 @@ std::pair<mx::array, models::State> hidden_of(const models::MambaLM& model, cons
   options.constant_states = true;
   const bool on_cpu = ops::on_cpu(mx::to_stream({}));
   options.pieces = on_cpu ? nullptr : pieces;
-  options.backward_pieces = !on_cpu && is_large(model, batch) ? backward_pieces : nullptr;
+  options.backward_pieces = !on_cpu && comes_in_pieces(model, batch) ? backward_pieces : nullptr;
   return model.hidden_of(embeddings, state, options);
 }
 
@@ -89,6 +95,7 @@ void add_from_last_layer(const Trainable& trainable, const std::vector<mx::array
   // Several at a time where the host needs longer to send one than the device to compute it; more in the second half,
   // when what is done has given its memory back.
   const size_t early = is_large ? 1 : 2;
+  const size_t late = is_large ? 1 : 3;
   std::vector<mx::array> some;
   size_t count = 0;
   auto piece = pieces.begin();
@@ -103,8 +110,7 @@ void add_from_last_layer(const Trainable& trainable, const std::vector<mx::array
     }
     some.insert(some.end(), layer->begin(), layer->end());
     ++count;
-    const bool in_pieces = is_layer && !pieces.empty();
-    if (in_pieces || count % (2 * count <= layers.size() ? early : early + 1) == 0 || count == layers.size()) {
+    if (count % (2 * count <= layers.size() ? early : late) == 0 || count == layers.size()) {
       order.push_back(std::exchange(some, {}));
     }
   }
@@ -142,6 +148,7 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     const ops::LinearCrossEntropyGradients last =
         ops::linear_cross_entropy_gradients(mx::stop_gradient(hidden), mx::stop_gradient(model.output_weight()),
                                             batch.targets, scale, output >= 0, {.ignore_index = kIgnored});
+    in_order.push_back(hidden);
     std::vector<mx::array> out = {mx::sum(mx::multiply(hidden, last.x)),
                                   mx::multiply(mx::sum(last.losses), mx::array(scale))};
     if (output >= 0) {
@@ -192,46 +199,6 @@ Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable,
     add_from_last_layer(trainable, gradients.values, is_large(model, batch), backward_pieces, gradients.order);
   }
   return gradients;
-}
-
-namespace {
-
-constexpr size_t kSentAhead = 2;
-
-void send_next(Gradients& gradients) {
-  gradients.under_way.push_back(std::exchange(gradients.order[gradients.sent++], {}));
-  mx::async_eval(gradients.under_way.back());
-}
-
-}  // namespace
-
-void send_first(Gradients& gradients) {
-  while (gradients.sent < std::min(kSentAhead, gradients.order.size())) {
-    send_next(gradients);
-  }
-}
-
-void send(Gradients& gradients, const std::vector<std::function<void()>>& meanwhile) {
-  send_first(gradients);
-  size_t called = 0;
-  while (gradients.sent < gradients.order.size()) {
-    send_next(gradients);
-    const bool calls = called < meanwhile.size();
-    if (calls) {
-      meanwhile[called++]();
-    }
-    // The device has one to do while the host sends the next, and another while it does something else.
-    for (const size_t left = calls ? kSentAhead : kSentAhead - 1; gradients.under_way.size() > left;) {
-      gradients.under_way.front().front().wait();
-      gradients.under_way.pop_front();
-    }
-  }
-  while (called < meanwhile.size()) {
-    meanwhile[called++]();
-  }
-  gradients.order.clear();
-  gradients.under_way.clear();
-  gradients.sent = 0;
 }
 
 std::pair<mx::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,

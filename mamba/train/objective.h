@@ -3,8 +3,6 @@
 
 #include <mlx/array.h>
 
-#include <deque>
-#include <functional>
 #include <utility>
 #include <vector>
 
@@ -23,24 +21,15 @@ struct Gradients {
   mlx::core::array loss;                 // () float32: the sum of the targets' cross-entropies, divided by `divisor`
   std::vector<mlx::core::array> values;  // one for each trainable array, in its order and shape
   models::State state;                   // after the batch; its gradient stops here
-  // On GPUs, all of these and what leads to them, in the order that needs least memory.
+  // On GPUs, all of these and what leads to them, in the order that needs least memory (sender.h).
   std::vector<std::vector<mlx::core::array>> order = {};
-  size_t sent = 0;                                           // so many of these are
-  std::deque<std::vector<mlx::core::array>> under_way = {};  // the last of them, held until they are done
+  size_t sent = 0;  // so many of these are
 };
 
 // Loss and gradients of `batch` from `state`, as a graph that is not evaluated. Gradients have the dtype of their
 // parameter, except that of the embeddings, which is float32.
 Gradients loss_and_gradients(models::MambaLM& model, const Trainable& trainable, const Batch& batch,
                              const models::State& state, double divisor, const ObjectiveOptions& options = {});
-
-// Starts to evaluate them on a GPU, no faster than it computes: MLX has memory for all that it has sent, run or not.
-// Each of `meanwhile` is called once, early, when the GPU has most to do and memory is free. On CPUs nothing but that;
-// either way they are evaluated as usual afterwards.
-void send(Gradients& gradients, const std::vector<std::function<void()>>& meanwhile = {});
-
-// Sends the first of it and waits for nothing, so that a GPU which still has something to do need not wait for send().
-void send_first(Gradients& gradients);
 
 // The sum of the cross-entropies alone, () float32, and the state after the batch.
 std::pair<mlx::core::array, models::State> loss_sum(const models::MambaLM& model, const Batch& batch,

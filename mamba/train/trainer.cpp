@@ -125,7 +125,7 @@ Trainer::Work Trainer::take_step(double learning_rate) {
     const auto clip = static_cast<float>(settings_.grad_clip);
     const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(clip), mx::add(*norm, mx::array(1e-6f))));
     updated = optimizer_.step_graph(trainable_, std::move(sums), learning_rate, clip > 0 ? scale : mx::array(1.0f));
-    updated.push_back(*norm);
+    updated.insert(updated.begin(), *norm);
   };
   const auto prepare_next = [&] {
     if (step_ + 1 < settings_.steps) {
@@ -159,7 +159,7 @@ Trainer::Work Trainer::take_step(double learning_rate) {
       if (g + 1 == now.parts.size()) {
         meanwhile = {update, prepare_next};
       }
-      send(got, meanwhile);
+      sender_.send(got, meanwhile);
       mx::async_eval(results);
     } else {
       mx::eval(results);
@@ -169,9 +169,9 @@ Trainer::Work Trainer::take_step(double learning_rate) {
   if (on_gpu) {
     // The device goes on with the next step while the host looks at the numbers. Should they not be finite the run
     // ends, and the model in memory with it.
-    mx::async_eval(updated);
+    sender_.replace(updated);
     if (prepared_) {
-      send_first(*prepared_->first);
+      sender_.send_first(*prepared_->first);
     }
   } else {
     norm = ops::global_norm(sums);

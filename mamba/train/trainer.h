@@ -13,6 +13,7 @@
 #include "mamba/train/objective.h"
 #include "mamba/train/optimizer.h"
 #include "mamba/train/run_folder.h"
+#include "mamba/train/sender.h"
 #include "mamba/train/settings.h"
 #include "mamba/train/trainable.h"
 
@@ -86,6 +87,7 @@ class Trainer {
   void save(bool is_best);
   [[noreturn]] void fail_not_finite(const Work& work);
 
+  Sender sender_ = {};
   std::optional<Prepared> prepared_ = {};  // the next step, on GPUs
   models::MambaLM& model_;
   Trainable trainable_;

@@ -19,6 +19,7 @@
 #include "mamba/ops/selective_scan/selective_scan.h"
 #include "mamba/train/objective.h"
 #include "mamba/train/optimizer.h"
+#include "mamba/train/sender.h"
 #include "report.h"
 
 namespace mamba::gpu_report {
@@ -246,6 +247,7 @@ Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
     graph.push_back(seconds_since(start));
     return g;
   };
+  train::Sender sender;
   train::Gradients next = prepare();
   for (int step = 0; step < kSteps; ++step) {
     if (step == kWarmUp) {
@@ -255,15 +257,14 @@ Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
     train::Gradients g = std::move(next);
     std::vector<mx::array> updated;
     const mx::array norm = ops::global_norm(g.values);
-    train::send(g, {[&] {
+    sender.send(g, {[&] {
                       const mx::array more = mx::add(norm, mx::array(1e-6f));
                       const mx::array scale = mx::minimum(mx::array(1.0f), mx::divide(mx::array(1.0f), more));
                       updated = optimizer.step_graph(trainable, std::move(g.values), 1e-4, scale);
                     },
                     [&] { next = prepare(); }});
-    updated.push_back(norm);
-    mx::async_eval(updated);
-    train::send_first(next);
+    sender.replace(updated);
+    sender.send_first(next);
     loss = g.loss.item<float>();
     mx::array copy = norm;
     copy.item<float>();

@@ -13,6 +13,7 @@
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
 #include "mamba/train/objective.h"
 #include "mamba/train/optimizer.h"
+#include "mamba/train/sender.h"
 #include "table.h"
 
 namespace mamba::gpu_report {
@@ -106,7 +107,7 @@ void add_gradients(Table& table, mx::Dtype dtype, bool resets, bool recompute) {
     }
     train::Gradients g = train::loss_and_gradients(own, trainable, batch, own.initial_state(kRows), kRows * kLength,
                                                    {.recompute = recompute});
-    train::send(g);
+    train::Sender().send(g);
     Arrays out = g.values;
     out.push_back(g.loss);
     mx::eval(out);

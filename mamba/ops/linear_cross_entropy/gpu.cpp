@@ -243,6 +243,7 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
   const int piece_words = split ? split_weight->piece_words : 1;
   std::vector<mx::array> log_probabilities;
   std::vector<mx::array> gx;
+  std::vector<mx::array> work;
   std::optional<mx::array> gweight;
   for (int begin = 0; begin < tokens; begin += plan.piece) {
     mx::array part = plan.part(rows, begin);
@@ -269,6 +270,7 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
                        {"kIgnoredHigh", plan.ignored_high()},
                        {"kIgnoredLow", plan.ignored_low()}},
                       s);
+    work.insert(work.end(), {rest.has_primitive() ? rest : logits, out[1]});
     log_probabilities.push_back(out[0]);
     gx.push_back(split ? split_weight->of_x(out[1]) : mx::matmul(out[1], factor, s));
     if (of_weight) {
@@ -283,6 +285,7 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
       }
       gx.back() = mx::depends({gx.back()}, {*gweight})[0];
     }
+    work.push_back(gx.back());
   }
   const mx::array all = mx::concatenate(log_probabilities, 0, s);
   GpuGradients result{.log_probabilities = mx::reshape(all, targets.shape(), s),
@@ -290,7 +293,7 @@ GpuGradients gpu_gradients(const mx::array& x, const mx::array& weight, const mx
   if (gweight) {
     result.weight = mx::astype(split ? split_weight->without_padding(*gweight) : *gweight, weight.dtype(), s);
   }
-  result.pieces = std::move(gx);
+  result.pieces = std::move(work);
   return result;
 }
 

@@ -19,7 +19,7 @@ struct GpuGradients {
   mlx::core::array log_probabilities;           // (...) float32
   mlx::core::array x;                           // like x
   std::optional<mlx::core::array> weight = {};  // like the weight, where it was asked for
-  std::vector<mlx::core::array> pieces = {};    // what each piece ends in
+  std::vector<mlx::core::array> pieces = {};    // LinearCrossEntropyGradients'
 };
 
 // Both in one pass over the logits. `cotangent` (...): that of the log-probabilities. Not differentiable.

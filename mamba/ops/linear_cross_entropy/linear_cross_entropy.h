@@ -49,8 +49,8 @@ struct LinearCrossEntropyGradients {
   mlx::core::array losses;                      // (...) float32, as linear_cross_entropy gives them
   mlx::core::array x;                           // like x: the gradient of scale * sum(losses)
   std::optional<mlx::core::array> weight = {};  // like W, where it was asked for
-  // On GPUs: what each piece of the tokens ends in. MLX has memory for all that it has sent, so whoever evaluates these
-  // one after another needs no more than some pieces' logits.
+  // On GPUs: what pieces of the work end in, some for each piece of the tokens. MLX has memory for all that it has
+  // sent, so whoever evaluates these one after another needs no more than a piece's logits.
   std::vector<mlx::core::array> pieces = {};
 };
 
