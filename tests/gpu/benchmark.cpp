@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "mamba/generate/batch.h"
 #include "mamba/generate/generator.h"
 #include "mamba/models/initialize.h"
 #include "mamba/ops/choose_token/choose_token.h"
@@ -214,8 +215,35 @@ Json generation_figures(const models::Config& config, mx::Dtype dtype, int batch
   figures["tokens_per_second"] = tokens / timings.generation_seconds;
   // As the official implementation's own benchmark counts.
   figures["with_prompt_tokens_per_second"] = tokens / (timings.prompt_seconds + timings.generation_seconds);
+  figures["prompt_ms"] = 1e3 * timings.prompt_seconds;
   figures["host_ms_per_step"] = 1e3 * host_seconds(model, batch);
   return figures;
+}
+
+// Many short prompts, as a batch of requests begins, the choice of their first tokens included.
+Json prompts_figures(const models::Config& config, mx::Dtype dtype, int batch, int length) {
+  const models::MambaLM model = random_model(config, dtype);
+  std::vector<double> times;
+  for (int i = 0; i < 6; ++i) {
+    generate::Batch requests(model, nullptr, {}, batch);
+    for (int b = 0; b < batch; ++b) {
+      generate::Request request;
+      request.prompt.assign(static_cast<size_t>(length), 17 + b);
+      request.max_tokens = 100;
+      requests.add(std::move(request));
+    }
+    mx::synchronize();
+    const auto start = Clock::now();
+    requests.take_in();
+    times.push_back(seconds_since(start));
+  }
+  const double first = times.front();
+  std::sort(times.begin(), times.end());
+  return {{"tokens_per_second", batch * length / times[2]},
+          {"ms", 1e3 * times[2]},
+          {"slowest_ms", 1e3 * times.back()},
+          {"first_ms", 1e3 * first},
+          {"peak_mb", static_cast<double>(mx::get_peak_memory()) / 1e6}};
 }
 
 Json training_figures(mx::Dtype dtype, int batch, int length, bool recompute) {
@@ -324,10 +352,12 @@ void benchmarks(const std::string& filter) {
     add("generation 130m batch 1 " + name, [=] { return generation_figures(shape_130m(), dtype, 1); });
     add("generation 130m batch 64 " + name, [=] { return generation_figures(shape_130m(), dtype, 64); });
     add("training 130m 8 x 1024 " + name, [=] { return training_figures(dtype, 8, 1024, false); });
+    add("prompts 130m 64 x 100 " + name, [=] { return prompts_figures(shape_130m(), dtype, 64, 100); });
     add("prompt 130m 2048 " + name, [=] { return prompt_figures(dtype, 2048); });
   }
   add("generation 1.4b batch 1 bfloat16", [] { return generation_figures(shape_1400m(), mx::bfloat16, 1); });
   add("generation 1.4b batch 64 bfloat16", [] { return generation_figures(shape_1400m(), mx::bfloat16, 64); });
+  add("prompts 1.4b 64 x 100 bfloat16", [] { return prompts_figures(shape_1400m(), mx::bfloat16, 64, 100); });
   add("scan B8 L2048 D4096 float32", [] { return scan_figures(8, 2048, 4096, mx::float32); });
   add("scan B8 L2048 D4096 bfloat16", [] { return scan_figures(8, 2048, 4096, mx::bfloat16); });
   add("scan B1 L2048 D1536 float32", [] { return scan_figures(1, 2048, 1536, mx::float32); });
