@@ -170,7 +170,8 @@ void add_convolutions(Table& table) {
                                          {2, 33, 40, 2, mx::float32},
                                          {1, 40, 40, 1, mx::float32},
                                          {2, 77, 96, 4, mx::bfloat16},
-                                         {2, 77, 96, 4, mx::float16}}) {
+                                         {2, 77, 96, 4, mx::float16},
+                                         {3, 33, 41, 4, mx::bfloat16}}) {
     std::vector<int32_t> spans;
     std::vector<uint8_t> resets(static_cast<size_t>(c.batch * c.length), 0);
     for (int b = 0; b < c.batch; ++b) {

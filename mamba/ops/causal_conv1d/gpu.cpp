@@ -75,9 +75,10 @@ mx::Shape state_shape(const std::vector<mx::array>& in) {
 
 std::vector<mx::array> forward(const Plan& plan, const std::vector<mx::array>& in) {
   const mx::array& x = in[kX];
-  const int groups = divide_up(x.shape(2), kThreads) * (divide_up(x.shape(1), kRun) + 1);
+  const int each = x.itemsize() == 2 ? 2 : 1;  // a word of a row to a thread
+  const int groups = divide_up(x.shape(2), kThreads * each) * (divide_up(x.shape(1), kRun) + 1);
   Constants constants = plan.walk_constants(in);
-  constants.emplace_back("kRun", kRun);
+  constants.insert(constants.end(), {{"kRun", kRun}, {"kEach", each}});
   return forward_kernel()(in, {x.shape(), state_shape(in)}, {x.dtype(), x.dtype()}, {{groups, x.shape(0), 1}, kThreads},
                           constants, plan.stream);
 }

@@ -16,6 +16,7 @@ constexpr int kThreads = 128;
 
 template <int kTaps>
 struct Bodies {
+  template <int kEach>
   static void forward(const Launch& launch) {
     MAMBA_HOST_IN(x);
     MAMBA_HOST_IN(weight);
@@ -99,7 +100,10 @@ void use_host_kernels() {
   using gpu::host::Launch;
   namespace dialect = gpu::dialect;
   gpu::set_host_body("mamba_conv_forward", [](const Launch& launch) {
-    dialect::with_bodies(launch, [&](auto bodies) { gpu::host::run(bodies.forward, launch); });
+    dialect::with_bodies(launch, [&](auto bodies) {
+      using Bodies = decltype(bodies);
+      gpu::host::run(launch.constant("kEach") == 2 ? Bodies::template forward<2> : Bodies::template forward<1>, launch);
+    });
   });
   gpu::set_host_body("mamba_conv_backward", [](const Launch& launch) {
     dialect::with_bodies(launch, [&](auto bodies) { gpu::host::run(bodies.backward, launch); });

@@ -117,13 +117,17 @@ TEST(CausalConv1dGpu, SpansAndResets) {
 
 TEST(CausalConv1dGpu, NarrowDtypesAndSlices) {
   for (const mx::Dtype dtype : {mx::bfloat16, mx::float16}) {
-    CausalConv1dInputs in = make_inputs({2, 19, 6, 4}, dtype);
-    in.x = inside_wider(in.x, 2, 7);
-    const double step = dtype == mx::bfloat16 ? 0x1p-8 : 0x1p-11;
-    expect_like_the_reference(in, step + 1e-5);
-    in.weight = mx::astype(in.weight, dtype);
-    in.bias = mx::astype(*in.bias, dtype);
-    expect_like_the_reference(in, step + 1e-5);
+    for (const int channels : {6, 7, 1, 258}) {  // a thread's pairs, and one without a second channel
+      CausalConv1dInputs in = make_inputs({2, 19, channels, 4}, dtype);
+      const double step = dtype == mx::bfloat16 ? 0x1p-8 : 0x1p-11;
+      expect_like_the_reference(in, step + 1e-5);
+      in.x = inside_wider(in.x, 2, 7);
+      expect_like_the_reference(in, step + 1e-5);
+      in.weight = mx::astype(in.weight, dtype);
+      in.bias = mx::astype(*in.bias, dtype);
+      in.spans = mx::array({3, 18, 0, 2}, {2, 2}, mx::int32);
+      expect_like_the_reference(in, step + 1e-5);
+    }
   }
 }
 

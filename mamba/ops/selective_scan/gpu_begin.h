@@ -34,6 +34,9 @@ if (kHasSpans) {
   end = span_end > length ? length : span_end;
 }
 
+// A channel's numbers lie side by side, so a lane's own of A, and of states outside cells, are read and written by
+// fours: one by one all lanes would want another line of memory each time.
+const bool A_lines = states == kPadded && MambaNumbers<float, 4>::whole(A, states);
 float A2[kEach][kM];
 float h[kEach][kM];
 float bias[kEach];
@@ -41,10 +44,15 @@ MAMBA_UNROLL
 for (int e = 0; e < kEach; ++e) {
   const int ce = c + e < channels ? c + e : channels - 1;
   MAMBA_UNROLL
-  for (int i = 0; i < kM; ++i) {
-    const int n = slice * kM + i;
-    A2[e][i] = n < states ? kLog2e * float(A[int64_t(ce) * states + n]) : 0.0f;
-    h[e][i] = 0.0f;
+  for (int q = 0; q < kQuads; ++q) {
+    const int n = slice * kM + 4 * q;
+    MambaNumbers<float, 4> rates;
+    mamba_fetch(rates, A + (int64_t(ce) * states + n), 1, states - n, A_lines);
+    MAMBA_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      A2[e][4 * q + j] = kLog2e * rates.get(j);
+      h[e][4 * q + j] = 0.0f;
+    }
   }
   bias[e] = kHasBias ? float(delta_bias[ce]) : 0.0f;
 }

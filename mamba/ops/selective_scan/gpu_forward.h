@@ -14,6 +14,8 @@ MAMBA_SHARED(float4, tile_C, kSegment* kRow);
 MAMBA_SHARED_PTR(float2) pairs_B = (MAMBA_SHARED_PTR(float2))tile_B;
 MAMBA_SHARED_PTR(float2) pairs_C = (MAMBA_SHARED_PTR(float2))tile_C;
 
+const bool first_lines = states == kPadded && MambaNumbers<float, 4>::whole(first, states);
+const bool state_lines = states == kPadded && MambaNumbers<float, 4>::whole(state, states);
 float skip[kEach];
 MAMBA_UNROLL
 for (int e = 0; e < kEach; ++e) {
@@ -21,9 +23,14 @@ for (int e = 0; e < kEach; ++e) {
   const auto before = first + (kChunked ? (int64_t(b) * cells + chunk * cells_apart) * row_of_cells + in_cells + e
                                         : (int64_t(b) * channels + ce) * states + slice * kM);
   MAMBA_UNROLL
-  for (int i = 0; i < kM; ++i) {
-    if (slice * kM + i < states && (kChunked ? e < real : kHasState)) {
-      h[e][i] = float(before[kChunked ? i * kBlock : i]);
+  for (int q = 0; q < kQuads && (kChunked || kHasState); ++q) {
+    const int left = states - (slice * kM + 4 * q);
+    MambaNumbers<float, 4> four;
+    mamba_fetch(four, before + (kChunked ? 4 * q * kBlock : 4 * q), kChunked ? kBlock : 1,
+                kChunked && e >= real ? 0 : left, !kChunked && first_lines);
+    MAMBA_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      h[e][4 * q + j] = four.get(j);
     }
   }
   skip[e] = kHasD ? float(D[ce]) : 0.0f;
@@ -239,10 +246,25 @@ for (int segment = from; segment < to; segment += kSegment) {
 
 if (chunk == chunks - 1) {
   MAMBA_UNROLL
-  for (int i = 0; i < kEach * kM; ++i) {
-    const int n = slice * kM + i % kM;
-    if (n < states && i / kM < real) {
-      state[(int64_t(b) * channels + d + i / kM) * states + n] = h[i / kM][i % kM];
+  for (int i = 0; i < kEach * kQuads; ++i) {
+    const int e = i / kQuads;
+    const int n = slice * kM + 4 * (i % kQuads);
+    if (e < real) {
+      const auto at = state + ((int64_t(b) * channels + d + e) * states + n);
+      const float last[4] = {h[e][4 * (i % kQuads)], h[e][4 * (i % kQuads) + 1], h[e][4 * (i % kQuads) + 2],
+                             h[e][4 * (i % kQuads) + 3]};
+      if (state_lines) {
+        MambaNumbers<float, 4> line;
+        line.round(last);
+        line.store(at);
+      } else {
+        MAMBA_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          if (n + j < states) {
+            at[j] = last[j];
+          }
+        }
+      }
     }
   }
 }
