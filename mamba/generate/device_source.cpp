@@ -18,6 +18,7 @@
 #include "mamba/generate/token_source.h"
 #include "mamba/ops/choose_token/choose_token.h"
 #include "mamba/ops/gpu/driver.h"
+#include "mamba/ops/gpu/upload.h"
 
 namespace mamba::generate {
 
@@ -41,9 +42,9 @@ class DeviceSource : public TokenSource {
       first_draws.push_back(added.back().draw());
     }
     const auto count = static_cast<int>(rows.size());
-    Device joined{RowsState(state), logits, mx::array(settings.begin(), {count, ops::kTokenSettings}), seen_in(rows),
-                  std::nullopt};
-    choose(joined, mx::array(first_draws.begin(), {count}));
+    Device joined{RowsState(state), logits, ops::gpu::uploaded(settings, {count, ops::kTokenSettings}, stream_),
+                  seen_in(rows), std::nullopt};
+    choose(joined, ops::gpu::uploaded(first_draws, {count}, stream_));
     device_ = rows_.empty() ? joined : both(*device_, joined);
     rows_.insert(rows_.end(), added.begin(), added.end());
     table_.reset();
@@ -90,7 +91,7 @@ class DeviceSource : public TokenSource {
       device_.reset();
       return;
     }
-    const mx::array index(rows.begin(), {static_cast<int>(rows.size())}, mx::int32);
+    const mx::array index = ops::gpu::uploaded(rows, {static_cast<int>(rows.size())}, stream_);
     const auto of = [&](mx::array& a) { a = mx::take(a, index, 0); };
     device_->state.apart() = device_->state.apart().select(rows);
     of(device_->logits);
@@ -187,7 +188,7 @@ class DeviceSource : public TokenSource {
         }
         numbers.insert(numbers.end(), row.sent.begin(), row.sent.end());
       }
-      table_ = mx::array(numbers.begin(), {rows, kTable});
+      table_ = ops::gpu::uploaded(numbers, {rows, kTable}, stream_);
       column_ = 0;
     }
     for (Row& row : rows_) {
@@ -210,6 +211,7 @@ class DeviceSource : public TokenSource {
   static constexpr int kTable = 64;
 
   const models::MambaLM& model_;
+  const mx::Stream stream_ = mx::to_stream({});
   std::vector<Row> rows_;
   std::optional<Device> device_;
   std::optional<mx::array> table_;  // (rows, kTable) float32
