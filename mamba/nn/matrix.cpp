@@ -61,7 +61,15 @@ mx::array Matrix::multiply(const mx::array& x, const std::optional<mx::array>& b
   if (packed) {
     return ops::quantized_linear(x, *packed, bias, options, s);
   }
-  return quantized ? ops::quantized_linear(x, parts(), bias, options, s) : ops::linear(x, weight, bias, options, s);
+  if (quantized) {
+    return ops::quantized_linear(x, parts(), bias, options, s);
+  }
+  if (!operand) {
+    return ops::linear(x, weight, bias, options, s);
+  }
+  ops::LinearOptions with_operand = options;
+  with_operand.operand = &*operand;
+  return ops::linear(x, weight, bias, with_operand, s);
 }
 
 mx::array Matrix::take(const mx::array& indices, std::optional<mx::Dtype> dtype, mx::StreamOrDevice s) const {
@@ -82,6 +90,7 @@ mx::array Matrix::dense(mx::Dtype dtype, mx::StreamOrDevice s) const {
 }
 
 void Matrix::visit(const std::string& path, const ParameterVisitor& visitor) {
+  operand.reset();
   if (packed) {
     visitor(joined(path, "weight"), packed->tiles);
     return;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "mamba/nn/parameters.h"
+#include "mamba/ops/product/product.h"
 #include "mamba/ops/quantized_linear/packed.h"
 
 namespace mamba::nn {
@@ -26,6 +27,8 @@ struct Matrix {
   std::optional<Quantized> quantized;
   // A quantised one in the order that kernels like; then `weight`, scales and biases are not set.
   std::optional<ops::PackedWeight> packed;
+  // `weight` with what products on GPUs take of it, where that is kept.
+  std::optional<ops::Operand> operand;
 
   int rows() const { return packed ? packed->rows() : weight.shape(0); }
   int columns() const;

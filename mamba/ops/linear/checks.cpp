@@ -57,7 +57,11 @@ mx::array keep_spans(const mx::array& a, const mx::array& spans, mx::StreamOrDev
   return mx::where(mx::expand_dims(inside, 2, s), a, mx::array(0, a.dtype()), s);
 }
 
-mx::array rows_times_transposed(const mx::array& x, const mx::array& weight, const mx::Stream& stream) {
+namespace {
+
+// `multiply` of x's rows as a matrix.
+template <typename Multiply>
+mx::array of_rows(const mx::array& x, const mx::array& weight, const mx::Stream& stream, const Multiply& multiply) {
   const int width = weight.shape(1);
   mx::Shape shape = x.shape();
   shape.back() = weight.shape(0);
@@ -65,7 +69,19 @@ mx::array rows_times_transposed(const mx::array& x, const mx::array& weight, con
     return mx::zeros(shape, mx::float32, stream);
   }
   const auto rows = static_cast<int>(x.size() / static_cast<size_t>(width));
-  return mx::reshape(differentiable_product_nt(mx::reshape(x, {rows, width}, stream), weight, stream), shape, stream);
+  return mx::reshape(multiply(mx::reshape(x, {rows, width}, stream)), shape, stream);
+}
+
+}  // namespace
+
+mx::array rows_times_transposed(const mx::array& x, const mx::array& weight, const mx::Stream& stream) {
+  return of_rows(x, weight, stream,
+                 [&](const mx::array& rows) { return differentiable_product_nt(rows, weight, stream); });
+}
+
+mx::array rows_times_transposed(const mx::array& x, const Operand& weight, const mx::Stream& stream) {
+  return of_rows(x, weight.matrix(), stream,
+                 [&](const mx::array& rows) { return product_nt(Operand(rows), weight, stream); });
 }
 
 mx::array finished_product(mx::array y, bool has_bias, const LinearOptions& options, mx::Dtype out_dtype,

@@ -26,6 +26,9 @@ mlx::core::array keep_spans(const mlx::core::array& a, const mlx::core::array& s
 mlx::core::array rows_times_transposed(const mlx::core::array& x, const mlx::core::array& weight,
                                        const mlx::core::Stream& stream);
 
+mlx::core::array rows_times_transposed(const mlx::core::array& x, const Operand& weight,
+                                       const mlx::core::Stream& stream);
+
 // What is left to do with x W^T + bias where MLX multiplied: the low-rank term, rows outside the spans, and the dtype.
 mlx::core::array finished_product(mlx::core::array y, bool has_bias, const LinearOptions& options,
                                   mlx::core::Dtype out_dtype, mlx::core::StreamOrDevice s);

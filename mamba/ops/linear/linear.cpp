@@ -28,15 +28,19 @@ mx::array linear_matmul(const mx::array& x, const mx::array& weight, const std::
   }
   const mx::array factor = mx::astype(weight, dtype, stream);
   // Numbers of 16 bits are no longer than those of TF32, but their product's gradient is.
-  const bool exact = x.dtype() != mx::float32 && weight.dtype() != mx::float32 && !x.is_tracer() && !weight.is_tracer();
+  const bool short_weight = options.short_weight || weight.dtype() != mx::float32;
+  const bool exact = x.dtype() != mx::float32 && short_weight && !x.is_tracer() && !weight.is_tracer();
   if (dtype == mx::float32 && !exact && splits_products(stream)) {
-    mx::array y = rows_times_transposed(rows, factor, stream);
+    const bool traced = rows.is_tracer() || factor.is_tracer();
+    mx::array y = options.operand != nullptr && !traced ? rows_times_transposed(rows, *options.operand, stream)
+                                                        : rows_times_transposed(rows, factor, stream);
     if (bias) {
       y = mx::add(y, mx::astype(*bias, dtype, stream), stream);
     }
     return finished_product(std::move(y), bias.has_value(), options, out_dtype, stream);
   }
-  const mx::array columns = mx::transpose(factor, stream);
+  const mx::array columns = options.operand != nullptr && weight.dtype() == dtype ? options.operand->transposed(stream)
+                                                                                  : mx::transpose(factor, stream);
   mx::array y = bias ? mx::addmm(mx::astype(*bias, dtype, stream), rows, columns, 1.0f, 1.0f, stream)
                      : mx::matmul(rows, columns, stream);
   return finished_product(std::move(y), bias.has_value(), options, out_dtype, stream);

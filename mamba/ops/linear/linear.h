@@ -28,6 +28,8 @@
 
 namespace mamba::ops {
 
+class Operand;  // ops/product
+
 struct LowRankTerm {
   mlx::core::array u;  // (..., R) float32: as many rows as x
   mlx::core::array V;  // (N, R) float32, bfloat16 or float16
@@ -37,6 +39,9 @@ struct LinearOptions {
   std::optional<mlx::core::array> spans = {};      // (B, 2) int32
   std::optional<mlx::core::Dtype> out_dtype = {};  // x's dtype or float32
   std::optional<LowRankTerm> low_rank = {};
+  // W with what products on GPUs take of it, made before; null: it is made anew.
+  const Operand* operand = nullptr;
+  bool short_weight = false;  // W lies in float32, but its numbers have 16 bits: GPUs need one product then, not three
 };
 
 // Throws Error when shapes or dtypes do not fit. On a CPU under Linux our own kernels and oneDNN; else mx::matmul.

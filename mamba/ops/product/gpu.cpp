@@ -16,14 +16,15 @@ namespace mamba::ops::product_detail {
 
 namespace mx = mlx::core;
 
-mx::array gpu_split(const mx::array& x, const Parts& parts, const mx::Stream& stream) {
+mx::array gpu_split(const mx::array& x, const Parts& parts, const mx::Stream& stream, int piece) {
   static const gpu::Kernel kernel("mamba_product_split", embedded::gpu_product_split(), {"x"}, {"parts"});
   constexpr int kThreads = 256;
   constexpr int kPer = 4;
   const int rows = x.shape(0);
   const int columns = x.shape(1);
-  const mx::Shape shape =
-      parts.blocks ? mx::Shape{parts.count * rows, columns} : mx::Shape{rows, parts.count * columns};
+  const mx::Shape shape = piece > 0      ? mx::Shape{columns / piece * rows, parts.count * piece}
+                          : parts.blocks ? mx::Shape{parts.count * rows, columns}
+                                         : mx::Shape{rows, parts.count * columns};
   const auto total = static_cast<int64_t>(x.size());
   const auto groups = static_cast<int>((total + kThreads * kPer - 1) / (kThreads * kPer));
   return kernel({x}, {shape}, {mx::float32}, {{groups, 1, 1}, kThreads},
@@ -32,6 +33,7 @@ mx::array gpu_split(const mx::array& x, const Parts& parts, const mx::Stream& st
                  {"kParts", parts.count},
                  {"kLow", parts.low},
                  {"kBlocks", parts.blocks},
+                 {"kPiece", piece},
                  {"kWide", total > std::numeric_limits<int32_t>::max()}},
                 stream)[0];
 }

@@ -14,8 +14,10 @@ struct Parts {
   bool blocks;  // (count rows, columns), each part for itself; else (rows, count columns)
 };
 
-// x (rows, columns) float32, of any strides and not empty.
-mlx::core::array gpu_split(const mlx::core::array& x, const Parts& parts, const mlx::core::Stream& stream);
+// x (rows, columns) float32, of any strides and not empty. Where `piece` is given, which divides the columns, (columns
+// / piece rows, count piece), of each piece for itself and one below the other; `parts.blocks` is false then.
+mlx::core::array gpu_split(const mlx::core::array& x, const Parts& parts, const mlx::core::Stream& stream,
+                           int piece = 0);
 
 // The same of the transpose: (columns, count rows), or where `piece` is given (rows / piece, columns, count piece) of
 // as many rows as fill pieces. `parts.blocks` is false.

@@ -14,6 +14,7 @@ void split(const host::Launch& launch) {
   MAMBA_HOST_INT(kParts);
   MAMBA_HOST_INT(kLow);
   MAMBA_HOST_BOOL(kBlocks);
+  MAMBA_HOST_INT(kPiece);
   MAMBA_HOST_BOOL(kWide);
 #include "mamba/ops/product/gpu_split.h"
 }

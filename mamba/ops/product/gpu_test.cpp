@@ -107,6 +107,20 @@ TEST_F(ProductGpu, PartsAreNumbersOfElevenBitsThatAddUp) {
   }
 }
 
+TEST_F(ProductGpu, PiecesOfRowsAreSplitForThemselves) {
+  const mx::array x = testing::inside_wider(normal({5, 42}, 1), 3, 5);
+  for (const int piece : {1, 6, 42}) {
+    const mx::array got = product_detail::gpu_split(x, {.count = 3, .low = 1, .blocks = false}, cpu(), piece);
+    ASSERT_EQ(got.shape(), mx::Shape({42 / piece * 5, 3 * piece}));
+    for (int from = 0; from < 42; from += piece) {
+      const mx::array part = mx::slice(x, {0, from}, {5, from + piece});
+      const mx::array want = product_detail::gpu_split(part, {.count = 3, .low = 1, .blocks = false}, cpu());
+      const int row = from / piece * 5;
+      EXPECT_EQ(values(mx::slice(got, {row, 0}, {row + 5, 3 * piece})), values(want));
+    }
+  }
+}
+
 TEST_F(ProductGpu, EndsOfTheRangeSplitAsWell) {
   constexpr float kMost = std::numeric_limits<float>::max();
   const mx::array x(
@@ -172,8 +186,9 @@ TEST_F(ProductGpu, OperandsServeSeveralProducts) {
   const mx::array x = normal({40, 12}, 3);
   EXPECT_LT(product_error(product_nn(shared, Operand(weight), cpu()), g, weight), bound(9));
   EXPECT_LT(product_error(product_tn(copy, Operand(x), cpu()), mx::transpose(g), x), bound(40));
-  EXPECT_EQ(shared.left(cpu()).id(), copy.left(cpu()).id());
-  EXPECT_EQ(shared.right(cpu()).id(), copy.right(cpu()).id());
+  EXPECT_EQ(shared.left(cpu())[0].id(), copy.left(cpu())[0].id());
+  EXPECT_EQ(shared.right(cpu())[0].id(), copy.right(cpu())[0].id());
+  EXPECT_EQ(shared.transposed(cpu()).id(), copy.transposed(cpu()).id());
 }
 
 TEST_F(ProductGpu, WhatIsNotFiniteComesOutAsInFloat32) {

@@ -37,6 +37,12 @@ int piece_of_sum(int length) {
   return ((length + pieces - 1) / pieces + 3) / 4 * 4;
 }
 
+// 0 where they are not of equal length.
+int equal_piece(int length) {
+  const int piece = std::min(piece_of_sum(length), length);
+  return length % piece == 0 ? piece : 0;
+}
+
 bool multiplies_tf32() {
   // As MLX reads it, which does not export that.
   const char* const allowed = std::getenv("MLX_ENABLE_TF32");
@@ -68,27 +74,30 @@ mx::array part(const mx::array& a, int axis, int from, int to, const mx::Stream&
   return mx::slice(a, start, stop, stream);
 }
 
-// x y of x (M, K), `right` giving the transpose of y's rows from one to another, split; added to `sum`.
+// x y of x (M, K), `right` giving y's rows from one to another, split; added to `sum`.
 template <typename Right>
 mx::array sum_of_pieces(const Operand& x, std::optional<mx::array> sum, const mx::Stream& stream, const Right& right) {
   const int length = x.matrix().shape(1);
-  const int piece = piece_of_sum(length);
+  const int equal = equal_piece(length);
+  const int piece = equal > 0 ? equal : piece_of_sum(length);
   for (int from = 0; from < length; from += piece) {
     const int to = std::min(from + piece, length);
-    const mx::array left = piece >= length
-                               ? x.left(stream)
-                               : product_detail::gpu_split(part(x.matrix(), 1, from, to, stream), kLeft, stream);
-    sum = multiplied(left, mx::transpose(right(from, to), stream), sum, stream);
+    const mx::array left = equal > 0 ? x.left(stream)[static_cast<size_t>(from / piece)]
+                                     : product_detail::gpu_split(part(x.matrix(), 1, from, to, stream), kLeft, stream);
+    sum = multiplied(left, right(from, to), sum, stream);
   }
   return *sum;
 }
 
-const mx::array& made(std::optional<mx::array>& form, const mx::array& matrix, const product_detail::Parts& parts,
-                      const mx::Stream& stream) {
-  if (!form) {
-    form = product_detail::gpu_split(matrix, parts, stream);
+const std::vector<mx::array>& made(std::vector<mx::array>& pieces, const mx::array& matrix,
+                                   const product_detail::Parts& parts, const mx::Stream& stream) {
+  if (pieces.empty()) {
+    const int columns = matrix.shape(1);
+    const int piece = equal_piece(columns) > 0 ? equal_piece(columns) : columns;
+    const mx::array whole = product_detail::gpu_split(matrix, parts, stream, piece);
+    pieces = piece == columns ? std::vector{whole} : mx::split(whole, columns / piece, 0, stream);
   }
-  return *form;
+  return pieces;
 }
 
 // As many pieces of a sum over a's rows as are whole, each turned and split.
@@ -101,12 +110,33 @@ mx::array turned_pieces(const mx::array& a, const product_detail::Parts& parts, 
 
 Operand::Operand(mx::array matrix) : matrix_(std::move(matrix)), forms_(std::make_shared<Forms>()) {}
 
-mx::array Operand::left(const mx::Stream& stream) const {
+const mx::array& Operand::transposed(const mx::Stream& stream) const {
+  if (!forms_->transposed) {
+    forms_->transposed = mx::transpose(matrix_, stream);
+  }
+  return *forms_->transposed;
+}
+
+const std::vector<mx::array>& Operand::left(const mx::Stream& stream) const {
   return made(forms_->left, matrix_, kLeft, stream);
 }
 
-mx::array Operand::right(const mx::Stream& stream) const {
-  return made(forms_->right, matrix_, kRight, stream);
+const std::vector<mx::array>& Operand::right(const mx::Stream& stream) const {
+  if (forms_->right.empty()) {
+    std::vector<mx::array> pieces;
+    for (const mx::array& piece : made(pieces, matrix_, kRight, stream)) {
+      forms_->right.push_back(mx::transpose(piece, stream));
+    }
+  }
+  return forms_->right;
+}
+
+void Operand::prepare_right(const mx::Stream& stream) const {
+  std::vector<mx::array> forms = {transposed(stream)};
+  if (matrix_.dtype() == mx::float32 && splits_products(stream)) {
+    forms.insert(forms.end(), right(stream).begin(), right(stream).end());
+  }
+  mx::eval(forms);
 }
 
 mx::array Operand::turned_right(const mx::Stream& stream) const {
@@ -124,20 +154,28 @@ bool splits_products(const mx::Stream& stream) {
   return tf32;
 }
 
-mx::array product_nt(const Operand& x, const Operand& y, const mx::Stream& stream) {
-  if (!splits(x, y, stream)) {
-    return mx::matmul(x.matrix(), mx::transpose(y.matrix(), stream), stream);
+bool can_keep_operands(size_t bytes, const mx::Stream& stream) {
+  if (stream.device == mx::Device::cpu) {
+    return true;
   }
+  const auto& info = mx::device_info(stream.device);
+  const auto total = info.find("total_memory");
+  return total != info.end() && 3 * bytes <= std::get<size_t>(total->second) / 16;
+}
+
+mx::array product_nt(const Operand& x, const Operand& y, const mx::Stream& stream) {
   const int rows = x.matrix().shape(0);
-  if (rows == 1) {
-    return mx::matmul(x.matrix(), mx::transpose(y.matrix(), stream), stream);
+  if (rows == 1 || !splits(x, y, stream)) {
+    return mx::matmul(x.matrix(), y.transposed(stream), stream);
   }
   if (rows <= kFewRows) {
     return mx::squeeze(mx::matmul(y.matrix(), mx::expand_dims(x.matrix(), 2, stream), stream), 2, stream);
   }
   return sum_of_pieces(x, {}, stream, [&](int from, int to) {
-    const bool whole = from == 0 && to == y.matrix().shape(1);
-    return whole ? y.right(stream) : product_detail::gpu_split(part(y.matrix(), 1, from, to, stream), kRight, stream);
+    const int piece = equal_piece(y.matrix().shape(1));
+    return piece > 0 ? y.right(stream)[static_cast<size_t>(from / piece)]
+                     : mx::transpose(product_detail::gpu_split(part(y.matrix(), 1, from, to, stream), kRight, stream),
+                                     stream);
   });
 }
 
@@ -147,7 +185,8 @@ mx::array product_nn(const Operand& x, const Operand& y, const mx::Stream& strea
     return multiplied(x.matrix(), y.matrix(), sum, stream);
   }
   return sum_of_pieces(x, sum, stream, [&](int from, int to) {
-    return product_detail::gpu_split_turned(part(y.matrix(), 0, from, to, stream), kRight, 0, stream);
+    const mx::array rows = part(y.matrix(), 0, from, to, stream);
+    return mx::transpose(product_detail::gpu_split_turned(rows, kRight, 0, stream), stream);
   });
 }
 

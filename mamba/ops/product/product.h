@@ -16,8 +16,10 @@
 #include <mlx/array.h>
 #include <mlx/stream.h>
 
+#include <cstddef>
 #include <memory>
 #include <optional>
+#include <vector>
 
 namespace mamba::ops {
 
@@ -28,19 +30,29 @@ class Operand {
   explicit Operand(mlx::core::array matrix);
 
   const mlx::core::array& matrix() const { return matrix_; }
-  // (rows, 3 columns): low, high, high of each row; and high, low, high.
-  mlx::core::array left(const mlx::core::Stream& stream) const;
-  mlx::core::array right(const mlx::core::Stream& stream) const;
+  // A view (columns, rows).
+  const mlx::core::array& transposed(const mlx::core::Stream& stream) const;
+  // Of each of the pieces in which sums are made (rows, 3 columns / pieces): low, high, high; and the transpose of
+  // high, low, high. One piece where they would not be equally long.
+  const std::vector<mlx::core::array>& left(const mlx::core::Stream& stream) const;
+  const std::vector<mlx::core::array>& right(const mlx::core::Stream& stream) const;
   // Of as many whole pieces of a sum as there are (pieces, columns, 3 rows): high, low, high of a piece's columns.
   mlx::core::array turned_right(const mlx::core::Stream& stream) const;
+  // Makes what x y^T of any x takes of this y, so that nothing about it is left to be made by several threads at once.
+  void prepare_right(const mlx::core::Stream& stream) const;
 
  private:
   struct Forms {
-    std::optional<mlx::core::array> left = {}, right = {}, turned_right = {};
+    std::optional<mlx::core::array> transposed = {}, turned_right = {};
+    std::vector<mlx::core::array> left = {}, right = {};
   };
   mlx::core::array matrix_;
   std::shared_ptr<Forms> forms_;
 };
+
+// Whether there is room for Operand::prepare_right() of weights that take `bytes` in float32: three times as much, at
+// most a sixteenth of the device's memory.
+bool can_keep_operands(size_t bytes, const mlx::core::Stream& stream);
 
 // Whether float32 products on `stream` are made of three.
 bool splits_products(const mlx::core::Stream& stream);
@@ -56,7 +68,7 @@ mlx::core::array product_nn(const Operand& x, const Operand& y, const mlx::core:
 mlx::core::array product_tn(const Operand& x, const Operand& y, const mlx::core::Stream& stream,
                             const std::optional<mlx::core::array>& sum = {});
 
-// x y^T, differentiable in both.
+// x y^T, differentiable in both where they are arrays.
 mlx::core::array differentiable_product_nt(const mlx::core::array& x, const mlx::core::array& y,
                                            const mlx::core::Stream& stream);
 
