@@ -16,6 +16,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/generate/stop_matcher.h"
+#include "mamba/ops/gpu/upload.h"
 #include "mamba/text/stream_decoder.h"
 
 namespace mamba::generate {
@@ -131,15 +132,13 @@ class Batch::Impl {
   }
 
   void take_in_group(size_t count) {
-    std::vector<models::State> states;
     std::vector<int> lengths;
     for (size_t i = 0; i < count; ++i) {
       const Request& request = waiting_[i].request;
-      states.push_back(request.from ? request.from->state : model_.initial_state());
       lengths.push_back(static_cast<int>(request.prompt.size()));
       timings.prompt_tokens += lengths.back();
     }
-    models::State state = models::State::concatenate(states);
+    models::State state = first_states(count);
     const auto rows = static_cast<int>(count);
     const int longest = *std::max_element(lengths.begin(), lengths.end());
     mx::array logits = mx::zeros({rows, vocab()});
@@ -153,7 +152,7 @@ class Batch::Impl {
       if (std::any_of(lengths.begin(), lengths.end(), [&](int length) { return length < longest; })) {
         options.spans = models::right_padded(lengths);
       }
-      logits = model_.prefill(mx::array(padded.begin(), {rows, longest}, mx::int32), state, options);
+      logits = model_.prefill(ops::gpu::uploaded(padded, {rows, longest}, mx::to_stream({})), state, options);
     }
     logits = with_saved_logits(logits, lengths);
     std::vector<NewRow> joining;
@@ -165,6 +164,22 @@ class Batch::Impl {
           {sequence.request.sampling, sequence.history, sequence.request.max_tokens, sequence.request.keep_state});
     }
     source_->join(state, logits, std::move(joining));
+  }
+
+  // Of the first `count` that wait. Those that begin anew, usually all, share arrays: a copy for each would be a launch
+  // on GPUs, for each layer.
+  models::State first_states(size_t count) const {
+    std::vector<models::State> states;
+    for (size_t i = 0; i < count;) {
+      const auto& from = waiting_[i].request.from;
+      size_t end = i + 1;
+      while (!from && end < count && !waiting_[end].request.from) {
+        ++end;
+      }
+      states.push_back(from ? from->state : model_.initial_state(static_cast<int>(end - i)));
+      i = end;
+    }
+    return models::State::concatenate(states);
   }
 
   // A session that goes on without new tokens starts from the logits it was saved with.

@@ -86,6 +86,29 @@ TEST(Batch, LongPromptsAmongShortOnesChangeNothing) {
   }
 }
 
+// Sessions and new sequences of one group, whose states come from different places.
+TEST(Batch, SessionsJoinWithNewSequences) {
+  const models::MambaLM model = small_model();
+  const auto session_of = [&](int index) {
+    Request r = request_number(index);
+    r.keep_state = true;
+    return generate(model, nullptr, {r}).front().session;
+  };
+  std::vector<Request> requests;
+  for (int i = 0; i < 7; ++i) {
+    requests.push_back(request_number(i));
+    if (i == 2 || i == 3 || i == 6) {
+      requests.back().from = session_of(20 + i);
+    }
+  }
+  const std::vector<Result> together = generate(model, nullptr, requests, {}, nullptr, 7);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Result alone = generate(model, nullptr, {requests[i]}).front();
+    EXPECT_EQ(together[i].tokens, alone.tokens) << i;
+    EXPECT_EQ(together[i].logprobs, alone.logprobs) << i;
+  }
+}
+
 TEST(Batch, ThoseWhoLeaveTakeNothingAlong) {
   const models::MambaLM model = small_model();
   Collected collected;

@@ -10,6 +10,7 @@
 #include "mamba/models/mixer_training.h"
 #include "mamba/ops/branches/branches.h"
 #include "mamba/ops/causal_conv1d/causal_conv1d.h"
+#include "mamba/ops/dispatch.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/negative_exp/negative_exp.h"
 #include "mamba/ops/rms_norm/again.h"
@@ -22,14 +23,26 @@ namespace mx = mlx::core;
 
 namespace {
 
+// x (B, L, d), or (B L, d) as the result then.
 mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::array& x, LayerState& state,
               const BlockOptions& options, mx::StreamOrDevice s) {
   const auto& spans = options.spans;
   const auto& resets = options.resets;
+  // Rows outside spans are nobody's business but the two walks', which ignore them and give 0: on GPUs to clear them
+  // around each product would be two more passes over its arrays.
+  const std::optional<mx::array> row_spans = ops::on_cpu(mx::to_stream(s)) ? spans : std::nullopt;
   const int inner = mixer.A_log.shape(0);
   const int rank = mixer.dt_proj.columns();
   const int n = mixer.A_log.shape(1);
-  const mx::array xz = mixer.in_proj(x, spans, false, s);  // (B, L, 2 D)
+  const bool as_rows = x.ndim() == 2;
+  const int batch = state.ssm.shape(0);
+  const auto sequences_of = [&](const mx::array& a) {
+    return as_rows ? mx::reshape(a, {batch, a.shape(0) / batch, a.shape(1)}, s) : a;
+  };
+  const auto rows_of = [&](const mx::array& a) {
+    return as_rows ? mx::reshape(a, {a.shape(0) * a.shape(1), a.shape(2)}, s) : a;
+  };
+  const mx::array xz = sequences_of(mixer.in_proj(x, row_spans, false, s));  // (B, L, 2 D)
   const std::vector<mx::array> halves = ops::column_branches(xz, {inner, inner}, s);
   const auto conv = ops::causal_conv1d({.x = halves[0],
                                         .weight = derived.conv_weight,
@@ -40,10 +53,11 @@ mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::ar
                                         .silu = true},
                                        s);
   const auto [u, projected] = ops::two_branches(conv.y, s);
-  const mx::array dt_B_C = mixer.x_proj(projected, spans, false, s);  // (B, L, R + 2 N)
-  const std::vector<mx::array> parts = ops::column_branches(dt_B_C, {rank, n, n}, s);
+  const mx::array dt_B_C = mixer.x_proj(rows_of(projected), row_spans, false, s);  // (B, L, R + 2 N)
+  const std::vector<mx::array> parts = ops::column_branches(sequences_of(dt_B_C), {rank, n, n}, s);
+  const mx::array dt = as_rows ? mx::slice(dt_B_C, {0, 0}, {dt_B_C.shape(0), rank}, s) : parts[0];
   // dt_proj's bias goes into the scan, which adds it in float32.
-  const mx::array delta = mixer.dt_proj.without_bias(parts[0], spans, s);
+  const mx::array delta = sequences_of(mixer.dt_proj.without_bias(dt, row_spans, s));
   const auto scan = ops::selective_scan({.u = u,
                                          .delta = delta,
                                          .A = derived.A,
@@ -57,7 +71,7 @@ mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::ar
                                          .resets = resets},
                                         s);
   state = {conv.state, scan.state};
-  return mixer.out_proj(scan.y, spans, false, s);
+  return mixer.out_proj(rows_of(scan.y), row_spans, false, s);
 }
 
 // Every array that a block's result depends on, its adapters' among them, in a fixed order.

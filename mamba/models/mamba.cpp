@@ -1,18 +1,19 @@
 #include "mamba/models/mamba.h"
 
-#include <mlx/allocator.h>
 #include <mlx/ops.h>
 #include <mlx/transforms.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "mamba/base/error.h"
 #include "mamba/models/pack.h"
+#include "mamba/models/sent_blocks.h"
+#include "mamba/models/spans.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/model_step/cpu_step.h"
+#include "mamba/ops/product/product.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 
 namespace mamba::models {
@@ -20,47 +21,6 @@ namespace mamba::models {
 namespace mx = mlx::core;
 
 namespace {
-
-// Where evaluating each layer, which waits a few microseconds for its kernels, is nothing beside their work.
-constexpr int kManyPositions = 64;
-
-mx::array to_array(const Spans& spans) {
-  std::vector<int32_t> flat;
-  flat.reserve(spans.size() * 2);
-  for (const Span& span : spans) {
-    flat.push_back(span.begin);
-    flat.push_back(span.end);
-  }
-  return mx::array(flat.begin(), {static_cast<int>(spans.size()), 2}, mx::int32);
-}
-
-std::optional<mx::array> to_array(const std::optional<Spans>& spans) {
-  return spans ? std::optional(to_array(*spans)) : std::nullopt;
-}
-
-void check_spans(const Spans& spans, int batch, int length) {
-  check(spans.size() == static_cast<size_t>(batch), "[MambaLM] got {} spans for {} rows", spans.size(), batch);
-  for (const Span& span : spans) {
-    check(0 <= span.begin && span.begin <= span.end && span.end <= length,
-          "[MambaLM] span [{}, {}) does not lie in a row of {} positions", span.begin, span.end, length);
-  }
-}
-
-// Rows of (B, L, ...) moved left so that each starts at 0; what comes free is zero.
-mx::array left_aligned(const mx::array& rows, const Spans& spans) {
-  const mx::array source = mx::contiguous(rows);
-  mx::eval(source);
-  mx::array out(mx::allocator::malloc(source.nbytes()), source.shape(), source.dtype());
-  std::memset(out.data<char>(), 0, out.nbytes());
-  const int64_t row_bytes = static_cast<int64_t>(source.nbytes()) / source.shape(0);
-  const int64_t item = row_bytes / source.shape(1);
-  for (size_t b = 0; b < spans.size(); ++b) {
-    const int64_t row = static_cast<int64_t>(b) * row_bytes;
-    std::memcpy(out.data<char>() + row, source.data<char>() + row + spans[b].begin * item,
-                static_cast<size_t>((spans[b].end - spans[b].begin) * item));
-  }
-  return out;
-}
 
 const mx::array& floats_of(const nn::Matrix& matrix) {
   if (matrix.quantized) {
@@ -73,15 +33,6 @@ const mx::array& floats_of(const nn::Matrix& matrix) {
 }
 
 }  // namespace
-
-Spans right_padded(const std::vector<int>& lengths) {
-  Spans spans;
-  spans.reserve(lengths.size());
-  for (const int length : lengths) {
-    spans.push_back({0, length});
-  }
-  return spans;
-}
 
 MambaLM::MambaLM(Config config) : config_(std::move(config)) {
   fill_derived(config_);
@@ -180,6 +131,26 @@ void MambaLM::prepare() {
   if (ops::can_step_model(1, mx::to_stream({}))) {
     stack_layers();
   }
+  keep_operands();
+}
+
+void MambaLM::keep_operands() {
+  const mx::Stream stream = mx::to_stream({});
+  std::vector<nn::Matrix*> matrices;
+  size_t bytes = 0;
+  visit_linears("", [&](const std::string&, nn::Linear& layer) {
+    if (!layer.quantized) {
+      matrices.push_back(&layer);
+      bytes += layer.weight.dtype() == mx::float32 ? layer.weight.nbytes() : 0;
+    }
+  });
+  if (ops::on_cpu(stream) || (bytes > 0 && !ops::can_keep_operands(bytes, stream))) {
+    return;
+  }
+  for (nn::Matrix* matrix : matrices) {
+    matrix->operand.emplace(matrix->weight);
+    matrix->operand->prepare_right(stream);
+  }
 }
 
 std::pair<mx::array, State> MambaLM::hidden(const mx::array& tokens, const State& state, const ForwardOptions& options,
@@ -201,14 +172,19 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
   }
   const Dropout& dropout = options.dropout;
   BlockOptions block_options{
-      .residual_dtype = residual_dtype, .spans = to_array(options.spans), .resets = options.resets};
+      .residual_dtype = residual_dtype, .spans = to_array(options.spans, s), .resets = options.resets};
   block_options.constant_states = options.constant_states;
   block_options.backward_pieces = options.backward_pieces;
   const auto run = options.recompute ? run_block_recomputed : run_block;
   State next = state;
-  BlockStream stream{.x = ops::dropout(embeddings, dropout.rate, dropout.seed, s),
-                     .residual = std::nullopt,
-                     .state = state.layers.front()};
+  const bool on_cpu = ops::on_cpu(mx::to_stream(s));
+  // Where all positions are rows of matrices, products on GPUs need no nodes that change shapes.
+  const bool as_rows = options.evaluate && !on_cpu;
+  const mx::Shape shape = embeddings.shape();
+  const mx::array first = as_rows ? mx::reshape(embeddings, {shape[0] * shape[1], shape[2]}, s) : embeddings;
+  SentBlocks sent(int64_t{embeddings.shape(0)} * embeddings.shape(1), config_, dtype());
+  BlockStream stream{
+      .x = ops::dropout(first, dropout.rate, dropout.seed, s), .residual = std::nullopt, .state = state.layers.front()};
   for (size_t i = 0; i < layers_.size(); ++i) {
     block_options.dropout = {dropout.rate, dropout.seed + i + 1};
     stream.state = state.layers[i];
@@ -218,7 +194,9 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
     if (options.pieces != nullptr && (i + 1) % at_once == 0) {
       options.pieces->push_back(*stream.residual);
     }
-    if (options.evaluate) {
+    if (options.evaluate && !on_cpu) {
+      sent.add(stream.x);
+    } else if (options.evaluate) {
       // All but out_proj has its memory back before the next block asks for its own, and that block's nodes are made
       // while out_proj is computed.
       if (i > 0) {
@@ -230,7 +208,7 @@ std::pair<mx::array, State> MambaLM::hidden_of(const mx::array& embeddings, cons
   }
   const mx::array x =
       ops::rms_norm_add(stream.x, stream.residual, norm_f_.weight, norm_f_.eps, residual_dtype, s).first;
-  return {x, std::move(next)};
+  return {as_rows ? mx::reshape(x, shape, s) : x, std::move(next)};
 }
 
 mx::array MambaLM::logits(const mx::array& hidden, const std::optional<mx::array>& spans, mx::StreamOrDevice s) const {
@@ -238,110 +216,10 @@ mx::array MambaLM::logits(const mx::array& hidden, const std::optional<mx::array
   options.spans = spans;
   options.out_dtype = mx::float32;
   if (wide_output_weight_) {
+    options.short_weight = true;
     return ops::linear(hidden, *wide_output_weight_, {}, options, s);
   }
   return output().multiply(hidden, {}, options, s);
-}
-
-void MambaLM::for_each_chunk(const mx::array& tokens, State& state, const ForwardOptions& options,
-                             const OnChunk& on_chunk) const {
-  ops::check_shape("MambaLM", "tokens", tokens, {state.batch(), -1});
-  const int batch = tokens.shape(0);
-  const int length = tokens.shape(1);
-  // The walk happens on right-padded rows, so that a row's chunks begin where they would begin if it came alone.
-  mx::array rows = tokens;
-  std::optional<mx::array> resets = options.resets;
-  std::optional<Spans> spans = options.spans;
-  int longest = length;
-  if (spans) {
-    check_spans(*spans, batch, length);
-    const bool aligned = std::all_of(spans->begin(), spans->end(), [](const Span& span) { return span.begin == 0; });
-    if (!aligned) {
-      rows = left_aligned(rows, *spans);
-      if (resets) {
-        resets = left_aligned(*resets, *spans);
-      }
-    }
-    longest = 0;
-    for (Span& span : *spans) {
-      span = {0, span.end - span.begin};
-      longest = std::max(longest, span.end);
-    }
-  }
-  const bool on_cpu = ops::on_cpu(mx::to_stream({}));
-  const int step = on_cpu ? kChunk : kGpuChunk;
-  std::optional<mx::array> sent;
-  for (int first = 0; first < longest; first += step) {
-    const int last = std::min(longest, first + step);
-    ForwardOptions chunk;
-    chunk.evaluate = batch * (last - first) >= kManyPositions && on_cpu;
-    if (spans) {
-      chunk.spans.emplace();
-      for (const Span& span : *spans) {
-        chunk.spans->push_back({0, std::clamp(span.end - first, 0, last - first)});
-      }
-    }
-    if (resets) {
-      chunk.resets = mx::slice(*resets, {0, first}, {batch, last});
-    }
-    auto [h, next] = hidden(mx::slice(rows, {0, first}, {batch, last}), state, chunk);
-    std::vector<mx::array> outputs = next.arrays();
-    outputs.push_back(h);
-    if (on_cpu) {
-      mx::eval(outputs);
-    } else {
-      // One chunk ahead of the device, and no more, since all of them have their memory already.
-      mx::async_eval(outputs);
-      if (sent) {
-        sent->wait();
-      }
-      sent = h;
-    }
-    state = std::move(next);
-    on_chunk(first, h, chunk.spans);
-  }
-}
-
-mx::array MambaLM::forward(const mx::array& tokens, State& state, const ForwardOptions& options) const {
-  const int batch = tokens.shape(0);
-  const int64_t length = tokens.shape(1);
-  const int64_t vocab = config_.vocab_size;
-  const size_t bytes = static_cast<size_t>(batch * length * vocab) * sizeof(float);
-  mx::array out(mx::allocator::malloc(bytes), {batch, static_cast<int>(length), config_.vocab_size}, mx::float32);
-  auto* data = out.data<float>();
-  if (options.spans) {
-    std::memset(data, 0, out.nbytes());
-  }
-  for_each_chunk(tokens, state, options, [&](int first, const mx::array& h, const std::optional<Spans>& spans) {
-    mx::array chunk = logits(h, to_array(spans));
-    mx::eval(chunk);
-    const int64_t count = h.shape(1);
-    for (int b = 0; b < batch; ++b) {
-      const int64_t real = spans ? (*spans)[static_cast<size_t>(b)].end : count;
-      const int64_t offset = options.spans ? (*options.spans)[static_cast<size_t>(b)].begin : 0;
-      std::memcpy(data + (b * length + offset + first) * vocab, chunk.data<float>() + b * count * vocab,
-                  static_cast<size_t>(real * vocab) * sizeof(float));
-    }
-  });
-  return out;
-}
-
-mx::array MambaLM::prefill(const mx::array& tokens, State& state, const ForwardOptions& options) const {
-  const int batch = tokens.shape(0);
-  const mx::array none = mx::zeros({1, 1, config_.d_model}, dtype());
-  std::vector<mx::array> last(static_cast<size_t>(batch), none);
-  for_each_chunk(tokens, state, options, [&](int, const mx::array& h, const std::optional<Spans>& spans) {
-    for (int b = 0; b < batch; ++b) {
-      const int end = spans ? (*spans)[static_cast<size_t>(b)].end : h.shape(1);
-      if (end > 0) {
-        last[static_cast<size_t>(b)] = mx::slice(h, {b, end - 1, 0}, {b + 1, end, config_.d_model});
-      }
-    }
-  });
-  const mx::array rows = batch == 1 ? last.front() : mx::concatenate(last, 0);
-  mx::array out = mx::reshape(logits(rows), {batch, config_.vocab_size});
-  mx::eval(out);
-  return out;
 }
 
 void MambaLM::check_tokens(std::span<const int32_t> tokens) const {

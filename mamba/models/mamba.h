@@ -55,8 +55,8 @@ struct ForwardOptions {
   // Likewise of the backward pass, last block first: four lists for each block, as many as it is sent in, where its
   // gradients are written out.
   std::vector<std::vector<mlx::core::array>>* backward_pieces = nullptr;
-  // Evaluate each layer. On the CPU MLX runs ahead of the kernels by a hundred nodes, all of which have their
-  // results' memory already: half the layers of a model.
+  // Evaluate each layer, or on GPUs send a few of them at a time. MLX runs ahead of the kernels, on the CPU by a
+  // hundred nodes, all of which have their results' memory already: half the layers of a model.
   bool evaluate = false;
   // For training: of the embeddings and of what each block gives, each with a mask of its own.
   Dropout dropout = {};
@@ -93,8 +93,8 @@ class MambaLM {
   bool is_quantized() const { return config_.quantization.has_value(); }
 
   // Computes once what each call would compute anew from the parameters (A, for one), packs quantised matrices
-  // (ops/quantized_linear/packed.h) and stacks layers, each where that is the fastest way to generate. Optional; for
-  // inference.
+  // (ops/quantized_linear/packed.h), stacks layers and keeps what float32 products on GPUs take of weights, each where
+  // that is the fastest way to generate. Optional; for inference.
   void prepare();
 
   // Lays the layers' weights side by side, so that step() can take all layers in one launch; afterwards they are views
@@ -182,6 +182,7 @@ class MambaLM {
 
   bool is_fusible() const;
   void read_for_cpu_step();
+  void keep_operands();
   bool has_adapters() const;
   // Whether hidden_by_blocks(), a node a block (ops/model_step/cpu_prompt.h), does what the options ask for.
   bool takes_prompt_blocks(int length, const ForwardOptions& options, const mlx::core::Stream& stream) const;
