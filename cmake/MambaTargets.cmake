@@ -69,10 +69,10 @@ function(mamba_add_layer name)
   set_property(GLOBAL APPEND PROPERTY MAMBA_LAYERS mamba_${name})
 endfunction()
 
-# mamba_add_op(name SOURCES ... [PRIVATE_LINKS ...]): one folder of mamba/ops; its sources join mamba_ops,
+# mamba_add_op(name SOURCES ... [PRIVATE_LINKS ...] [TEST_LINKS ...]): one folder of mamba/ops; its sources join mamba_ops,
 # <name>_test.cpp and <name>_bench.cpp, where they exist, become programs.
 function(mamba_add_op name)
-  cmake_parse_arguments(arg "" "" "SOURCES;PRIVATE_LINKS" ${ARGN})
+  cmake_parse_arguments(arg "" "" "SOURCES;PRIVATE_LINKS;TEST_LINKS" ${ARGN})
   list(TRANSFORM arg_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/${name}/)
   target_sources(mamba_ops PRIVATE ${arg_SOURCES})
   # Kernels, compiled for one instruction set or for each of them, stay by themselves.
@@ -84,7 +84,8 @@ function(mamba_add_op name)
   endforeach()
   target_link_libraries(mamba_ops PRIVATE ${arg_PRIVATE_LINKS})
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_test.cpp)
-    mamba_add_test(${name}_test SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_test.cpp LINKS mamba_ops)
+    mamba_add_test(${name}_test SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_test.cpp
+                   LINKS mamba_ops ${arg_TEST_LINKS})
   endif()
   if(MAMBA_BUILD_BENCHMARKS AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_bench.cpp)
     add_executable(${name}_bench ${CMAKE_CURRENT_SOURCE_DIR}/${name}/${name}_bench.cpp)

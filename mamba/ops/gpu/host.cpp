@@ -1,11 +1,12 @@
 #include "mamba/ops/gpu/host.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
+#include <boost/context/fiber.hpp>
+#include <boost/context/preallocated.hpp>
 #include <exception>
 #include <memory>
 #include <numeric>
+#include <utility>
 
 #include "mamba/base/error.h"
 
@@ -35,8 +36,9 @@ constexpr int64_t kSharedBytes = 32 << 10;  // what Metal gives a group
 
 enum class Waiting { kNothing, kBarrier, kPartBarrier, kGridBarrier, kShuffle, kCondition, kDone };
 
+// Boost.Context's, which switch without asking the system (ucontext's save the signal mask).
 struct Fiber {
-  ucontext_t context;
+  boost::context::fiber context;
   std::unique_ptr<char[]> stack;
   Waiting waiting = Waiting::kNothing;
   bool begun = false;
@@ -45,6 +47,18 @@ struct Fiber {
   int part = 0;                                      // threads of the barrier that it waits at
   const std::function<bool()>* condition = nullptr;  // that it waits for
   void* sanitizer = nullptr;
+
+  [[nodiscard]] boost::context::stack_context stack_context() const {
+    boost::context::stack_context out;
+    out.size = kStackBytes;
+    out.sp = stack.get() + kStackBytes;
+    return out;
+  }
+};
+
+// A fiber's stack outlives it.
+struct OwnStack {
+  void deallocate(boost::context::stack_context& /*stack*/) {}
 };
 
 // One group at work. Values for other lanes lie in two rows by turns: a lane that goes on posts to the other one.
@@ -56,7 +70,7 @@ struct Group {
   std::vector<float> posted[2];
   std::vector<char> shared;
   int current = 0;
-  ucontext_t scheduler;
+  boost::context::fiber scheduler;
   std::exception_ptr failure;
   bool abandoned = false;
   void* scheduler_sanitizer = nullptr;
@@ -82,42 +96,62 @@ void after_switch([[maybe_unused]] void* saved, [[maybe_unused]] const void** st
 #endif
 }
 
-// Thrown in a thread whose launch has failed, to free what it holds.
+// Thrown in a thread whose launch has ended or failed, to free what it holds.
 struct Abandoned {};
 
 void wait_for(Waiting what) {
   Fiber& self = group->fibers[static_cast<size_t>(group->current)];
   self.waiting = what;
   void* saved = nullptr;
-  before_switch(what == Waiting::kDone ? nullptr : &saved, group->scheduler_stack, group->scheduler_stack_bytes,
-                group->scheduler_sanitizer);
-  swapcontext(&self.context, &group->scheduler);
+  before_switch(&saved, group->scheduler_stack, group->scheduler_stack_bytes, group->scheduler_sanitizer);
+  group->scheduler = std::move(group->scheduler).resume();
   after_switch(saved, nullptr, nullptr);
   if (group->abandoned) {
     throw Abandoned();
   }
 }
 
-void fiber_main() {
-  after_switch(nullptr, &group->scheduler_stack, &group->scheduler_stack_bytes);
+void run_body() {
   try {
     group->body(*group->launch);
   } catch (const Abandoned&) {
-    // The launch has its error already.
+    throw;
   } catch (...) {
     group->failure = std::current_exception();
   }
-  wait_for(Waiting::kDone);
+}
+
+// Runs a thread of one group after another, until the launch has come to its end.
+boost::context::fiber fiber_main(boost::context::fiber&& scheduler) {
+  after_switch(nullptr, &group->scheduler_stack, &group->scheduler_stack_bytes);
+  group->scheduler = std::move(scheduler);
+  try {
+    for (;;) {
+      run_body();
+      wait_for(Waiting::kDone);
+    }
+  } catch (const Abandoned&) {
+    // The launch has its results, or its error.
+  }
+  before_switch(nullptr, group->scheduler_stack, group->scheduler_stack_bytes, group->scheduler_sanitizer);
+  return std::move(group->scheduler);
 }
 
 void resume(int thread) {
   group->current = thread;
   Fiber& fiber = group->fibers[static_cast<size_t>(thread)];
   fiber.waiting = Waiting::kNothing;
-  fiber.begun = true;
+  if (!std::exchange(fiber.begun, true)) {
+    const boost::context::stack_context stack = fiber.stack_context();
+    fiber.context = boost::context::fiber(std::allocator_arg, boost::context::preallocated(stack.sp, stack.size, stack),
+                                          OwnStack(), fiber_main);
+#if defined(__SANITIZE_THREAD__)
+    fiber.sanitizer = __tsan_create_fiber(0);
+#endif
+  }
   void* saved = nullptr;
   before_switch(&saved, fiber.stack.get(), kStackBytes, fiber.sanitizer);
-  swapcontext(&group->scheduler, &fiber.context);
+  fiber.context = std::move(fiber.context).resume();
   after_switch(saved, nullptr, nullptr);
 }
 
@@ -137,26 +171,9 @@ void start_fibers() {
   for (int i = 0; i < threads; ++i) {
     Fiber& fiber = group->fibers[static_cast<size_t>(i)];
     fiber.waiting = Waiting::kNothing;
-    fiber.begun = false;
     fiber.shared_used = 0;
     fiber.shuffles = 0;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
-#if defined(__SANITIZE_THREAD__)
-    fiber.sanitizer = __tsan_create_fiber(0);
-#endif
   }
-}
-
-void end_fibers() {
-#if defined(__SANITIZE_THREAD__)
-  for (Fiber& fiber : group->fibers) {
-    __tsan_destroy_fiber(fiber.sanitizer);
-  }
-#endif
 }
 
 // All threads that do not wait for others of the group, and there are some.
@@ -234,21 +251,19 @@ class AtWork {
   AtWork& operator=(const AtWork&) = delete;
 };
 
-// Lets threads that still wait for others come to an end.
+// Lets threads come to their ends, wherever they wait.
 struct EndGroup {
   void operator()(Group* of) const {
     {
       const AtWork at_work(*of);
       of->abandoned = true;
-      bool any = false;
       for (size_t i = 0; i < of->fibers.size(); ++i) {
-        if (of->fibers[i].begun && of->fibers[i].waiting != Waiting::kDone) {
+        if (of->fibers[i].begun) {
           resume(static_cast<int>(i));
-          any = true;
+#if defined(__SANITIZE_THREAD__)
+          __tsan_destroy_fiber(of->fibers[i].sanitizer);
+#endif
         }
-      }
-      if (any) {
-        end_fibers();
       }
     }
     delete of;
@@ -292,7 +307,6 @@ bool run_group(Group& of, int64_t turn, bool begins) {
   if (stand_at_grid_barrier()) {
     return false;
   }
-  end_fibers();
   return true;
 }
 

@@ -12,6 +12,7 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/threads.h"
+#include "mamba/ops/linear/exact_testing.h"
 #ifndef __APPLE__
 #include "mamba/base/error_testing.h"
 #include "mamba/ops/cpu/amx.h"
@@ -26,6 +27,9 @@ namespace mamba::ops {
 namespace {
 
 namespace mx = mlx::core;
+using testing::Exact;
+using testing::exact_product;
+using testing::transposed;
 
 mx::array random_array(mx::Shape shape, mx::Dtype dtype, uint64_t seed) {
   return mx::astype(mx::random::uniform(-1.0f, 1.0f, std::move(shape), mx::float32, mx::random::key(seed)), dtype);
@@ -49,30 +53,6 @@ double unit_roundoff(mx::Dtype dtype) {
   return dtype == mx::float32 ? 0x1p-24 : dtype == mx::bfloat16 ? 0x1p-8 : 0x1p-11;
 }
 
-// a (m, k) times b (n, k)^T, summed in float64, and the same sum of magnitudes, which bounds the rounding errors.
-struct Exact {
-  std::vector<double> sums;
-  std::vector<double> magnitudes;
-};
-
-Exact exact_product(const std::vector<float>& a, const std::vector<float>& b, size_t m, size_t n, size_t k) {
-  Exact exact{std::vector<double>(m * n), std::vector<double>(m * n)};
-  for (size_t i = 0; i < m; ++i) {
-    for (size_t j = 0; j < n; ++j) {
-      double sum = 0;
-      double magnitude = 0;
-      for (size_t l = 0; l < k; ++l) {
-        const double term = static_cast<double>(a[i * k + l]) * static_cast<double>(b[j * k + l]);
-        sum += term;
-        magnitude += std::abs(term);
-      }
-      exact.sums[i * n + j] = sum;
-      exact.magnitudes[i * n + j] = magnitude;
-    }
-  }
-  return exact;
-}
-
 // Every element within the error that k float32 multiply-adds in any order, a few more additions and one rounding to
 // `dtype` can make.
 ::testing::AssertionResult within_bound(const std::vector<float>& got, const Exact& exact, size_t k, mx::Dtype dtype) {
@@ -89,16 +69,6 @@ Exact exact_product(const std::vector<float>& a, const std::vector<float>& b, si
     }
   }
   return ::testing::AssertionSuccess();
-}
-
-std::vector<float> transposed(const std::vector<float>& a, size_t rows, size_t columns) {
-  std::vector<float> t(a.size());
-  for (size_t i = 0; i < rows; ++i) {
-    for (size_t j = 0; j < columns; ++j) {
-      t[j * rows + i] = a[i * columns + j];
-    }
-  }
-  return t;
 }
 
 void add_bias(Exact& exact, const std::vector<float>& bias) {

@@ -14,6 +14,7 @@
 #include "mamba/ops/cpu/amx.h"
 #include "mamba/ops/cpu/avx512_bf16.h"
 #include "mamba/ops/linear/convert.h"
+#include "mamba/ops/linear/exact_testing.h"
 #include "mamba/ops/linear/many_rows.h"
 #include "mamba/ops/linear/multiply.h"
 
@@ -105,26 +106,22 @@ float value_at(const std::vector<uint8_t>& bytes, Float type, size_t index) {
                                     const std::vector<float>& bias, const std::vector<float>& added,
                                     const std::vector<uint8_t>& results) {
   const double unit = c.out == Float::kFloat32 ? 0 : c.out == Float::kBfloat16 ? 0x1p-8 : 0x1p-11;
-  for (int64_t i = 0; i < c.m; ++i) {
-    for (int64_t j = 0; j < c.n; ++j) {
-      double sum = 0, magnitude = 0;
-      const auto take = [&](double term) {
-        sum += term;
-        magnitude += std::abs(term);
-      };
-      for (int64_t l = 0; l < c.k; ++l) {
-        take(static_cast<double>(left.values[static_cast<size_t>(c.transposed ? l * c.m + i : i * c.k + l)]) *
-             static_cast<double>(right.values[static_cast<size_t>(c.by_k ? l * c.n + j : j * c.k + l)]));
-      }
-      take(c.has_bias ? static_cast<double>(bias[static_cast<size_t>(j)]) : 0);
-      take(c.add || c.addend ? static_cast<double>(added[static_cast<size_t>(i * c.n + j)]) : 0);
-      const float got = value_at(results, c.out, static_cast<size_t>(i * c.n + j));
-      // As in linear_test.cpp: what k float32 multiply-adds in any order and a rounding may lose.
-      const double bound =
-          static_cast<double>(c.k + 2) * 0x1p-24 * magnitude + 1.01 * unit * std::abs(sum) + (unit == 0 ? 0 : 0x1p-25);
-      if (!(std::abs(static_cast<double>(got) - sum) <= bound + 1e-37)) {
-        return ::testing::AssertionFailure() << "(" << i << ", " << j << ") is " << got << " instead of " << sum;
-      }
+  const auto m = static_cast<size_t>(c.m), n = static_cast<size_t>(c.n), k = static_cast<size_t>(c.k);
+  const ops::testing::Exact exact =
+      ops::testing::exact_product(c.transposed ? ops::testing::transposed(left.values, k, m) : left.values,
+                                  c.by_k ? ops::testing::transposed(right.values, k, n) : right.values, m, n, k);
+  for (size_t i = 0; i < m * n; ++i) {
+    double sum = exact.sums[i], magnitude = exact.magnitudes[i];
+    for (const double term : {c.has_bias ? bias[i % n] : 0.0F, c.add || c.addend ? added[i] : 0.0F}) {
+      sum += term;
+      magnitude += std::abs(term);
+    }
+    const float got = value_at(results, c.out, i);
+    // As in linear_test.cpp: what k float32 multiply-adds in any order and a rounding may lose.
+    const double bound =
+        static_cast<double>(c.k + 2) * 0x1p-24 * magnitude + 1.01 * unit * std::abs(sum) + (unit == 0 ? 0 : 0x1p-25);
+    if (!(std::abs(static_cast<double>(got) - sum) <= bound + 1e-37)) {
+      return ::testing::AssertionFailure() << "(" << i / n << ", " << i % n << ") is " << got << " instead of " << sum;
     }
   }
   return ::testing::AssertionSuccess();

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "mamba/base/error.h"
 #include "mamba/base/memory.h"
 #include "mamba/base/threads.h"
+#include "mamba/ops/linear/exact_testing.h"
 #ifndef __APPLE__
 #include "mamba/base/error_testing.h"
 #include "mamba/ops/cpu/amx.h"
@@ -78,19 +80,11 @@ Exact exact_results(const mx::array& x, const mx::array& weight, const std::vect
   const double epsilon = 0x1p-24, rounding = gradient_rounding(x, weight);
   Exact exact{std::vector<double>(m),     std::vector<double>(m),     std::vector<double>(m * k),
               std::vector<double>(m * k), std::vector<double>(n * k), std::vector<double>(n * k)};
-  std::vector<double> logits(n);
+  const testing::Exact all = testing::exact_product(xs, ws, m, n, k);
   for (size_t i = 0; i < m; ++i) {
-    double worst = 0;
-    for (size_t j = 0; j < n; ++j) {
-      double sum = 0;
-      double magnitude = 0;
-      for (size_t l = 0; l < k; ++l) {
-        sum += static_cast<double>(xs[i * k + l]) * static_cast<double>(ws[j * k + l]);
-        magnitude += std::abs(static_cast<double>(xs[i * k + l]) * static_cast<double>(ws[j * k + l]));
-      }
-      logits[j] = sum;
-      worst = std::max(worst, magnitude);
-    }
+    const std::span<const double> logits(all.sums.data() + i * n, n);
+    const double worst = *std::max_element(all.magnitudes.begin() + static_cast<std::ptrdiff_t>(i * n),
+                                           all.magnitudes.begin() + static_cast<std::ptrdiff_t>((i + 1) * n));
     const double maximum = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (const double logit : logits) {
