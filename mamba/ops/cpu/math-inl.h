@@ -100,24 +100,42 @@ HWY_INLINE void scaled_powers(D d, const V (&n)[kCount], const V (&rounded)[kCou
 #endif
 
 // 2^x for finite x, relative error < 2e-7 where the result is normal; 0 or denormal below, infinity above, exactly 1 at
-// 0. The exp of the scan's inner loop.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V exp2_of_finite(D d, V x) {
+// 0. The exp of the scan's inner loop. Of kCount vectors, step by step: each step waits for the one before, and a
+// processor does not look far enough ahead to find the next vector's.
+template <int kCount, class D, class V = hn::Vec<D>>
+HWY_INLINE void exp2_of_finite_each(D d, V (&x)[kCount]) {
 #if HWY_TARGET <= HWY_AVX3
-  const V rounded[1] = {hn::Add(x, hn::Set(d, kRound32nds))};
-  const V n[1] = {hn::Sub(rounded[0], hn::Set(d, kRound32nds))};
-  const V f[1] = {hn::Sub(x, n[0])};
-  V power[1];
-  scaled_powers(d, n, rounded, f, 0.693157334f, 0.240226763f, power);
-  return power[0];
+  V rounded[kCount];
+  V n[kCount];
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    rounded[i] = hn::Add(x[i], hn::Set(d, kRound32nds));
+  }
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    n[i] = hn::Sub(rounded[i], hn::Set(d, kRound32nds));
+  }
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    x[i] = hn::Sub(x[i], n[i]);
+  }
+  scaled_powers<kCount>(d, n, rounded, x, 0.693157334f, 0.240226763f, x);
 #else
-  return exp2_normal(d, x);
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    x[i] = exp2_normal(d, x[i]);
+  }
 #endif
 }
 
-// e^x over the whole range, denormal results included; relative error < 2e-7 where the result is normal. Of kCount
-// vectors, step by step: each step waits for the one before, and a processor does not look far enough ahead to find the
-// next vector's.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp2_of_finite(D d, V x) {
+  V each[1] = {x};
+  exp2_of_finite_each(d, each);
+  return each[0];
+}
+
+// e^x over the whole range, denormal results included; relative error < 2e-7 where the result is normal.
 template <int kCount, class D, class V = hn::Vec<D>>
 HWY_INLINE void exp_each(D d, V (&x)[kCount]) {
   constexpr float kLn2High = 0.693359375f;  // few enough bits that n * kLn2High is exact
@@ -239,26 +257,48 @@ HWY_INLINE V softplus(D d, V x) {
   return each[0];
 }
 
-template <class V>
-struct SoftplusAndSlope {
-  V value;
-  V slope;
-};
-
 // softplus(x), to the bit, and its derivative 1 / (1 + e^-x), from one exponential.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE SoftplusAndSlope<V> softplus_and_slope(D d, V x) {
+template <int kCount, class D, class V = hn::Vec<D>>
+HWY_INLINE void softplus_and_slope_each(D d, V (&x)[kCount], V (&slope)[kCount]) {
   const V one = hn::Set(d, 1.0f);
-  const V e = exp(d, hn::Neg(hn::Abs(x)));
-  const auto negative = hn::Lt(x, hn::Zero(d));
-  const V positive = hn::IfThenElse(negative, hn::Zero(d), x);
-  return {hn::Add(positive, log1p_unit(d, e)), hn::Div(hn::IfThenElse(negative, e, one), hn::Add(one, e))};
+  V e[kCount];
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    e[i] = hn::Neg(hn::Abs(x[i]));
+  }
+  exp_each(d, e);
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    const auto negative = hn::Lt(x[i], hn::Zero(d));
+    slope[i] = hn::Div(hn::IfThenElse(negative, e[i], one), hn::Add(one, e[i]));
+    x[i] = hn::IfThenElse(negative, hn::Zero(d), x[i]);
+  }
+  log1p_unit_each(d, e);
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    x[i] = hn::Add(x[i], e[i]);
+  }
 }
 
 // 1 / (1 + e^-x), softplus's derivative.
+template <int kCount, class D, class V = hn::Vec<D>>
+HWY_INLINE void sigmoid_each(D d, V (&x)[kCount]) {
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    x[i] = hn::Neg(x[i]);
+  }
+  exp_each(d, x);
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    x[i] = hn::Div(hn::Set(d, 1.0f), hn::Add(hn::Set(d, 1.0f), x[i]));
+  }
+}
+
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V sigmoid(D d, V x) {
-  return hn::Div(hn::Set(d, 1.0f), hn::Add(hn::Set(d, 1.0f), exp(d, hn::Neg(x))));
+  V each[1] = {x};
+  sigmoid_each(d, each);
+  return each[0];
 }
 
 // x / (1 + e^-x).

@@ -88,46 +88,147 @@ HWY_INLINE void prefetch_gradients(const scan::Inputs& in, const scan::Gradients
   }
 }
 
+// Vectors of rows t ... at channels c ..., step by step together: each by itself is a long chain.
+template <typename T, int kCount>
+HWY_INLINE void prepare_vectors(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block,
+                                int64_t from, const int64_t (&t)[kCount], const int64_t (&c)[kCount],
+                                const Chunk& chunk) {
+  const FloatTag d;
+  const FloatVec one = hn::Set(d, 1.0f);
+  const auto load_row = [&](const cpu::Rows& rows, int i) HWY_ATTR {
+    return load_some(d, rows.row<T>(block.batch, t[i]) + block.first + c[i], block.lanes_at(c[i]));
+  };
+  int64_t at[kCount];
+  FloatVec dt[kCount], slope[kCount];
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    at[i] = (t[i] - from) * scan::kBlock + c[i];
+    dt[i] = hn::Add(load_row(in.delta, i), hn::Load(d, block.bias + c[i]));
+    slope[i] = one;
+  }
+  if (in.softplus) {
+    softplus_and_slope_each(d, dt, slope);
+  }
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    const FloatVec u = load_row(in.u, i);
+    hn::Store(dt[i], d, chunk.dt + at[i]);
+    hn::Store(slope[i], d, chunk.slope + at[i]);
+    hn::Store(hn::Mul(dt[i], u), d, chunk.dtu + at[i]);
+    hn::Store(hn::Mul(hn::Load(d, block.D + c[i]), u), d, chunk.y + at[i]);
+  }
+  FloatVec gy[kCount];
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    gy[i] = load_row(cotangent, i);
+  }
+  if (in.z.data != nullptr) {
+    FloatVec z[kCount], s[kCount];
+    MAMBA_CPU_UNROLL(8)
+    for (int i = 0; i < kCount; ++i) {
+      z[i] = load_row(in.z, i);
+      s[i] = z[i];
+    }
+    sigmoid_each(d, s);
+    MAMBA_CPU_UNROLL(8)
+    for (int i = 0; i < kCount; ++i) {
+      // silu'(z) = s (1 + z (1 - s))
+      const FloatVec gate = hn::Mul(s[i], hn::MulAdd(z[i], hn::Sub(one, s[i]), one));
+      hn::Store(hn::Mul(gy[i], gate), d, chunk.gate + at[i]);
+      gy[i] = hn::Mul(gy[i], hn::Mul(z[i], s[i]));
+    }
+  }
+  MAMBA_CPU_UNROLL(8)
+  for (int i = 0; i < kCount; ++i) {
+    hn::Store(gy[i], d, chunk.gy + at[i]);
+  }
+}
+
 template <typename T>
 HWY_INLINE void prepare(const scan::Inputs& in, const cpu::Rows& cotangent, const ChannelBlock& block, int64_t from,
                         int64_t to, const Chunk& chunk) {
-  const FloatTag d;
-  const FloatVec one = hn::Set(d, 1.0f);
   if (block.count % kGroup != 0) {
     std::fill_n(chunk.dt, 8 * scan::kKept * scan::kBlock, 0.0f);  // the last group's vectors without channels
   }
   widen_rows<T>(in.B, block.batch, from, to, in.states, chunk.B);
   widen_rows<T>(in.C, block.batch, from, to, in.states, chunk.C);
-  for (int64_t t = from; t < to; ++t) {
-    const T* delta = in.delta.row<T>(block.batch, t) + block.first;
-    const T* u = in.u.row<T>(block.batch, t) + block.first;
-    const T* z = in.z.data == nullptr ? nullptr : in.z.row<T>(block.batch, t) + block.first;
-    const T* gy_row = cotangent.row<T>(block.batch, t) + block.first;
-    for (int64_t c = 0; c < block.count; c += kLanes) {
-      const int64_t at = (t - from) * scan::kBlock + c;
-      const size_t left = block.lanes_at(c);
-      FloatVec dt = hn::Add(load_some(d, delta + c, left), hn::Load(d, block.bias + c));
-      FloatVec slope = one;
-      if (in.softplus) {
-        const auto both = softplus_and_slope(d, dt);
-        dt = both.value;
-        slope = both.slope;
-      }
-      const FloatVec uv = load_some(d, u + c, left);
-      hn::Store(dt, d, chunk.dt + at);
-      hn::Store(slope, d, chunk.slope + at);
-      hn::Store(hn::Mul(dt, uv), d, chunk.dtu + at);
-      hn::Store(hn::Mul(hn::Load(d, block.D + c), uv), d, chunk.y + at);
-      FloatVec gy = load_some(d, gy_row + c, left);
-      if (z != nullptr) {
-        const FloatVec zv = load_some(d, z + c, left);
-        const FloatVec s = sigmoid(d, zv);
-        // silu'(z) = s (1 + z (1 - s))
-        hn::Store(hn::Mul(gy, hn::Mul(s, hn::MulAdd(zv, hn::Sub(one, s), one))), d, chunk.gate + at);
-        gy = hn::Mul(gy, hn::Mul(zv, s));
-      }
-      hn::Store(gy, d, chunk.gy + at);
+  int64_t t = from;
+  for (; t + 1 < to; t += 2) {
+    int64_t c = 0;
+    for (; c + kLanes < block.count; c += 2 * kLanes) {
+      prepare_vectors<T, 4>(in, cotangent, block, from, {t, t, t + 1, t + 1}, {c, c + kLanes, c, c + kLanes}, chunk);
     }
+    for (; c < block.count; c += kLanes) {
+      prepare_vectors<T, 2>(in, cotangent, block, from, {t, t + 1}, {c, c}, chunk);
+    }
+  }
+  for (int64_t c = 0; t < to && c < block.count; c += kLanes) {
+    prepare_vectors<T, 1>(in, cotangent, block, from, {t}, {c}, chunk);
+  }
+}
+
+// What a group has at one position on the way through a chunk. Pointers as in walking back.
+struct Ahead {
+  const float* B;  // (N)
+  const float* C;  // (N)
+  const float* dt;
+  const float* dtu;
+  const float* before;  // (N, kGroup)
+  float* decay;         // (N, kGroup)
+  float* after;         // (N, kGroup)
+  float* y;
+};
+
+// kCount states of a group at one position.
+template <int64_t kCount, bool kReset>
+HWY_INLINE void states_ahead(int64_t n, const Ahead& at, const float* HWY_RESTRICT A, const FloatVec (&dt)[kVectors],
+                             const FloatVec (&dtu)[kVectors], FloatVec (&y)[kVectors]) {
+  const FloatTag d;
+  FloatVec decay[kCount * kVectors];
+  MAMBA_CPU_UNROLL(16)
+  for (int64_t i = 0; i < kCount * kVectors; ++i) {
+    const int64_t offset = n * kGroup + i * kLanes;
+    decay[i] = kReset ? hn::Zero(d) : hn::Mul(dt[i % kVectors], hn::Load(d, A + offset));
+  }
+  if (!kReset) {
+    exp2_of_finite_each(d, decay);
+  }
+  MAMBA_CPU_UNROLL(16)
+  for (int64_t i = 0; i < kCount * kVectors; ++i) {
+    const int64_t offset = n * kGroup + i * kLanes;
+    const int64_t v = i % kVectors;
+    const int64_t state = n + i / kVectors;
+    FloatVec h = hn::Mul(dtu[v], hn::Set(d, at.B[state]));
+    if (!kReset) {
+      h = hn::MulAdd(decay[i], hn::Load(d, at.before + offset), h);
+    }
+    hn::Store(decay[i], d, at.decay + offset);
+    hn::Store(h, d, at.after + offset);
+    y[v] = hn::MulAdd(h, hn::Set(d, at.C[state]), y[v]);
+  }
+}
+
+// All states of a group at one position. A function by itself, or the compiler runs out of registers.
+template <bool kReset>
+__attribute__((noinline)) void step_ahead(int64_t states, const Ahead& at, const float* HWY_RESTRICT A) {
+  const FloatTag d;
+  FloatVec dt[kVectors], dtu[kVectors], y[kVectors];
+  MAMBA_CPU_UNROLL(16)
+  for (int64_t v = 0; v < kVectors; ++v) {
+    dt[v] = hn::Load(d, at.dt + v * kLanes);
+    dtu[v] = hn::Load(d, at.dtu + v * kLanes);
+    y[v] = hn::Load(d, at.y + v * kLanes);
+  }
+  int64_t n = 0;
+  for (; n + 2 <= states; n += 2) {
+    states_ahead<2, kReset>(n, at, A, dt, dtu, y);
+  }
+  for (; n < states; ++n) {
+    states_ahead<1, kReset>(n, at, A, dt, dtu, y);
+  }
+  MAMBA_CPU_UNROLL(16)
+  for (int64_t v = 0; v < kVectors; ++v) {
+    hn::Store(y[v], d, at.y + v * kLanes);
   }
 }
 
@@ -137,39 +238,27 @@ template <typename T>
 HWY_INLINE void recompute(const scan::Inputs& in, const cpu::Rows& cotangent, const scan::Gradients& out,
                           const ChannelBlock& block, const Next& next, int64_t from, int64_t to, int64_t c,
                           const Chunk& chunk) {
-  const FloatTag d;
   const int64_t states = in.states;
   for (int64_t i = 0; i < to - from; ++i) {
-    const bool reset = block.resets_at(in, from + i);
     if (c == 0) {
       next.prefetch<T>({&in.delta, &in.u, &in.z, &cotangent}, from + i);
     }
     if (c + kGroup >= block.count) {
       prefetch_gradients<T>(in, out, block, from + i);
     }
-    const float* B = chunk.B + i * states;
-    const float* C = chunk.C + i * states;
-    for (int64_t v = 0; v < kVectors; ++v) {
-      const int64_t at = i * scan::kBlock + c + v * kLanes;
-      const FloatVec dt = hn::Load(d, chunk.dt + at);
-      const FloatVec dtu = hn::Load(d, chunk.dtu + at);
-      FloatVec y = hn::Load(d, chunk.y + at);
-      const float* A = chunk.A + v * kLanes;
-      float* decays = chunk.decay + i * states * kGroup + v * kLanes;
-      const float* before = chunk.h + i * states * kGroup + v * kLanes;
-      float* after = chunk.h + (i + 1) * states * kGroup + v * kLanes;
-      for (int64_t n = 0; n < states; ++n) {
-        FloatVec state = hn::Mul(dtu, hn::Set(d, B[n]));
-        FloatVec decay = hn::Zero(d);
-        if (HWY_LIKELY(!reset)) {
-          decay = exp2_of_finite(d, hn::Mul(dt, hn::Load(d, A + n * kGroup)));
-          state = hn::MulAdd(decay, hn::Load(d, before + n * kGroup), state);
-        }
-        hn::Store(decay, d, decays + n * kGroup);
-        hn::Store(state, d, after + n * kGroup);
-        y = hn::MulAdd(state, hn::Set(d, C[n]), y);
-      }
-      hn::Store(y, d, chunk.y + at);
+    const int64_t at = i * scan::kBlock + c;
+    const Ahead position{.B = chunk.B + i * states,
+                         .C = chunk.C + i * states,
+                         .dt = chunk.dt + at,
+                         .dtu = chunk.dtu + at,
+                         .before = chunk.h + i * states * kGroup,
+                         .decay = chunk.decay + i * states * kGroup,
+                         .after = chunk.h + (i + 1) * states * kGroup,
+                         .y = chunk.y + at};
+    if (HWY_UNLIKELY(block.resets_at(in, from + i))) {
+      step_ahead<true>(states, position, chunk.A);
+    } else {
+      step_ahead<false>(states, position, chunk.A);
     }
   }
 }

@@ -171,28 +171,37 @@ template <typename T>
 void finish(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlock& block, int64_t from, int64_t to,
             const Chunk& chunk, float* gD, float* gbias) {
   const FloatTag d;
-  for (int64_t t = from; t < to; ++t) {
-    const T* u = in.u.row<T>(block.batch, t) + block.first;
-    const int64_t row = (block.batch * in.length + t) * in.channels + block.first;
-    for (int64_t c = 0; c < block.count; c += kLanes) {
-      const int64_t at = (t - from) * kBlock + c;
-      const size_t left = block.lanes_at(c);
-      const FloatVec uv = load_some(d, u + c, left);
+  for (int64_t c = 0; c < block.count; c += kLanes) {
+    const size_t left = block.lanes_at(c);
+    const FloatVec D = hn::Load(d, block.D + c);
+    FloatVec sum_D = hn::Load(d, gD + c);
+    FloatVec sum_bias = hn::Load(d, gbias + c);
+    const int64_t first = (block.batch * in.length + from) * in.channels + block.first + c;
+    T* HWY_RESTRICT gu_row = static_cast<T*>(out.u) + first;
+    T* HWY_RESTRICT gdelta_row = static_cast<T*>(out.delta) + first;
+    T* HWY_RESTRICT gz_row = out.z == nullptr ? nullptr : static_cast<T*>(out.z) + first;
+    const T* HWY_RESTRICT u_row = in.u.row<T>(block.batch, from) + block.first + c;
+    for (int64_t at = c; at < (to - from) * kBlock; at += kBlock) {
+      const FloatVec u = load_some(d, u_row, left);
       const FloatVec gy = hn::Load(d, chunk.gy + at);
       const FloatVec gbu = hn::Load(d, chunk.gbu + at);
-      const FloatVec gu = hn::MulAdd(hn::Load(d, chunk.dt + at), gbu, hn::Mul(gy, hn::Load(d, block.D + c)));
-      store_some(d, gu, static_cast<T*>(out.u) + row + c, left);
+      store_some(d, hn::MulAdd(hn::Load(d, chunk.dt + at), gbu, hn::Mul(gy, D)), gu_row, left);
       // block.A is A log2(e), which ln(2) undoes.
-      const FloatVec gdt = hn::MulAdd(hn::Load(d, chunk.gdt + at), hn::Set(d, kLn2), hn::Mul(uv, gbu));
+      const FloatVec gdt = hn::MulAdd(hn::Load(d, chunk.gdt + at), hn::Set(d, kLn2), hn::Mul(u, gbu));
       const FloatVec gdelta = hn::Mul(gdt, hn::Load(d, chunk.slope + at));
-      store_some(d, gdelta, static_cast<T*>(out.delta) + row + c, left);
-      if (out.z != nullptr) {
-        const FloatVec gz = hn::Mul(hn::Load(d, chunk.gate + at), hn::Load(d, chunk.y + at));
-        store_some(d, gz, static_cast<T*>(out.z) + row + c, left);
+      store_some(d, gdelta, gdelta_row, left);
+      if (gz_row != nullptr) {
+        store_some(d, hn::Mul(hn::Load(d, chunk.gate + at), hn::Load(d, chunk.y + at)), gz_row, left);
+        gz_row += in.channels;
       }
-      hn::Store(hn::MulAdd(gy, uv, hn::Load(d, gD + c)), d, gD + c);
-      hn::Store(hn::Add(gdelta, hn::Load(d, gbias + c)), d, gbias + c);
+      sum_D = hn::MulAdd(gy, u, sum_D);
+      sum_bias = hn::Add(gdelta, sum_bias);
+      u_row += in.u.row_stride;
+      gu_row += in.channels;
+      gdelta_row += in.channels;
     }
+    hn::Store(sum_D, d, gD + c);
+    hn::Store(sum_bias, d, gbias + c);
   }
 }
 
