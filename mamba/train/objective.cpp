@@ -18,6 +18,7 @@
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/embedding/embedding_gradient.h"
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "mamba/ops/settled/settled.h"
 
 namespace mamba::train {
 
@@ -30,7 +31,7 @@ constexpr const char* kOutput = "lm_head.weight";
 constexpr int kPiecesOfLayer = 4;
 
 mx::array embedded(const models::MambaLM& model, const mx::array& tokens) {
-  return mx::astype(mx::take(model.embedding_weight(), tokens, 0), model.dtype());
+  return mx::astype(ops::rows_at(model.embedding_weight(), tokens), model.dtype());
 }
 
 // Whether a block is more to do for a GPU than for the host that sends it.

@@ -25,6 +25,12 @@ mx::array own_zeros(const mx::array& a) {
   return mx::contiguous(mx::zeros(a.shape(), mx::float32));  // mx::zeros alone is one number, broadcast
 }
 
+// When the next step needs it, of `count` parameters: in their order, but for embeddings, of which it looks up a few
+// rows and needs the rest for the output.
+int64_t needed_at(const std::string& path, size_t index, size_t count) {
+  return static_cast<int64_t>(path.ends_with("embeddings.weight") ? count : index);
+}
+
 }  // namespace
 
 bool decays(const std::string& path) {
@@ -73,6 +79,7 @@ std::vector<mx::array> Optimizer::step_graph(const Trainable& trainable, std::ve
     check(slot.path == path, "[Optimizer] {} came where {} was expected", path, slot.path);
     options.weight_decay = decays(path) ? options_.weight_decay : 0;
     options.copy_dtype = slot.master ? std::optional(options_.compute_dtype) : std::nullopt;
+    options.later_rank = needed_at(path, next, slots_.size());
     mx::array parameter = slot.master ? std::move(*slot.master) : std::exchange(value, nn::unset());
     inputs.push_back({.parameter = std::move(parameter),
                       .gradient = std::exchange(gradients[next], nn::unset()),
@@ -89,17 +96,22 @@ std::vector<mx::array> Optimizer::step_graph(const Trainable& trainable, std::ve
   trainable.visit("", [&](const std::string&, mx::array& value) {
     Slot& slot = slots_[next];
     ops::AdamWOutputs& out = outputs[next];
-    results.insert(results.end(), {out.parameter, out.m, out.v});
+    if (out.begun) {
+      results.push_back(*out.begun);
+    } else {
+      results.insert(results.end(), {out.parameter, out.m, out.v});
+      for (const std::optional<mx::array>& a : {out.average, out.copy}) {
+        if (a) {
+          results.push_back(*a);
+        }
+      }
+    }
     slot.m = std::move(out.m);
     slot.v = std::move(out.v);
     slot.average = std::move(out.average);
-    if (slot.average) {
-      results.push_back(*slot.average);
-    }
     if (slot.master) {
       slot.master = std::move(out.parameter);
       value = std::move(*out.copy);
-      results.push_back(value);
     } else {
       value = std::move(out.parameter);
     }

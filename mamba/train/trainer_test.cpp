@@ -236,6 +236,54 @@ TEST(Optimizer, GoesOnFromItsMoments) {
   EXPECT_THROW(second.restore(all_of(resumed), lacking, 1), Error);
 }
 
+// Large enough for updates that wait until the next step's products.
+TEST(Optimizer, StepsThatWaitForTheNextGiveTheSameBits) {
+  const auto trained = [](bool at_once, mx::Dtype dtype) {
+    models::MambaLM model({.vocab_size = 700, .d_model = 128, .n_layer = 2});
+    models::initialize(model, 1);
+    const Trainable trainable = all_of(model);
+    Optimizer optimizer(trainable, {.compute_dtype = dtype});
+    std::vector<mx::array> results;
+    for (int step = 0; step < 3; ++step) {
+      const mx::array ids =
+          mx::astype(mx::remainder(mx::add(mx::arange(0, 2 * 65), mx::array(90 * step)), mx::array(700)), mx::int32);
+      const mx::array rows = mx::reshape(ids, {2, 65});
+      const Batch batch{.tokens = mx::contiguous(mx::slice(rows, {0, 0}, {2, 64})),
+                        .targets = mx::contiguous(mx::slice(rows, {0, 1}, {2, 65})),
+                        .resets = std::nullopt,
+                        .target_count = 128};
+      Gradients gradients = loss_and_gradients(model, trainable, batch, model.initial_state(2), 128);
+      results.push_back(gradients.loss);
+      optimizer.step(trainable, std::move(gradients.values), 1e-2, mx::array(0.5f));
+      for (const mx::array& value : nn::parameter_list(model)) {
+        EXPECT_EQ(value.status() == mx::array::Status::unscheduled, value.size() >= 65'536);
+      }
+      if (at_once) {
+        mx::eval(nn::parameter_list(model));
+      }
+    }
+    for (const nn::ParameterMap& map :
+         {nn::parameters(model), optimizer.moments(trainable), optimizer.result(trainable)}) {
+      for (const auto& [path, value] : map) {
+        results.push_back(value);
+      }
+    }
+    return results;
+  };
+  for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+    const std::vector<mx::array> want = trained(true, dtype);
+    set_num_threads(1);
+    const std::vector<mx::array> one_thread = trained(false, dtype);
+    set_num_threads(0);
+    const std::vector<mx::array> got = trained(false, dtype);
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_TRUE(mx::array_equal(got[i], want[i]).item<bool>()) << i;
+      EXPECT_TRUE(mx::array_equal(one_thread[i], want[i]).item<bool>()) << i;
+    }
+  }
+}
+
 TEST(Optimizer, AveragesWhatItEvaluatesAndSaves) {
   models::MambaLM model = tiny_model();
   const Trainable trainable = all_of(model);

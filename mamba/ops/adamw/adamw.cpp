@@ -1,5 +1,7 @@
 #include "mamba/ops/adamw/adamw.h"
 
+#include <mlx/transforms.h>
+
 #include <array>
 #include <cmath>
 #include <memory>
@@ -9,8 +11,10 @@
 #include "mamba/base/error.h"
 #include "mamba/ops/adamw/gpu.h"
 #include "mamba/ops/adamw/kernel.h"
+#include "mamba/ops/adamw/later.h"
 #include "mamba/ops/cpu/node.h"
 #include "mamba/ops/dispatch.h"
+#include "mamba/ops/settled/settled.h"
 
 namespace mamba::ops {
 
@@ -39,13 +43,21 @@ Factors factors_of(const AdamWOptions& o) {
 namespace {
 
 constexpr const char* kOp = "adamw";
+// An array that is worth handing over slice by slice.
+constexpr int64_t kMinLater = 64 * adamw_detail::LaterUpdate::kSliceElements;
+
+// An update that is done later, and when.
+struct Later {
+  std::shared_ptr<adamw_detail::LaterUpdate> work;  // null: at once
+  int64_t rank = 0;
+};
 
 // Inputs: the gradient and, where there is one, its scale. What is overwritten is kept by the node itself: an output of
 // several shares its inputs with the others, and MLX then never finds them free to be taken over.
 class AdamW : public mx::Primitive {
  public:
-  AdamW(const mx::Stream& stream, const adamw_detail::Factors& factors, std::vector<mx::array> state)
-      : Primitive(stream), factors_(factors), state_(std::move(state)) {}
+  AdamW(const mx::Stream& stream, const adamw_detail::Factors& factors, std::vector<mx::array> state, Later later)
+      : Primitive(stream), factors_(factors), state_(std::move(state)), later_(std::move(later)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
@@ -55,8 +67,9 @@ class AdamW : public mx::Primitive {
     const std::array<const float**, 4> read = {&update.parameter, &update.m, &update.v, &update.average};
     const std::array<float**, 4> written = {&update.new_parameter, &update.new_m, &update.new_v, &update.new_average};
     const size_t kept = state_.size();
+    adamw_detail::LaterUpdate::Memory memory;
     for (size_t i = 0; i < state_.size(); ++i) {
-      *read[i] = place(state_[i], outputs[i], encoder);
+      *read[i] = place(state_[i], outputs[i], encoder, memory);
       *written[i] = outputs[i].data<float>();
     }
     state_.clear();
@@ -71,7 +84,19 @@ class AdamW : public mx::Primitive {
     for (mx::array& out : outputs) {
       encoder.set_output_array(out);
     }
-    encoder.dispatch([update, factors = factors_] { adamw_detail::update(update, factors); });
+    if (later_.work == nullptr) {
+      encoder.dispatch([update, factors = factors_] { adamw_detail::update(update, factors); });
+      return;
+    }
+    memory.push_back(gradient.data_shared_ptr());
+    if (inputs.size() == 2) {
+      memory.push_back(inputs[1].data_shared_ptr());
+    }
+    for (const mx::array& out : outputs) {
+      memory.push_back(out.data_shared_ptr());
+    }
+    later_.work->set(update, factors_, std::move(memory));
+    encoder.dispatch([later = std::exchange(later_, {})] { do_later(later.work, later.rank); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { cpu::refuse_gpu(kOp); }
@@ -84,8 +109,9 @@ class AdamW : public mx::Primitive {
   const char* name() const override { return "AdamW"; }
 
  private:
-  // Where to read `in`; `out` takes over its memory if nobody else needs it.
-  static const float* place(const mx::array& in, mx::array& out, mx::cpu::CommandEncoder& encoder) {
+  // Where to read `in`; `out` takes over its memory if nobody else needs it. Otherwise `memory` keeps it.
+  static const float* place(const mx::array& in, mx::array& out, mx::cpu::CommandEncoder& encoder,
+                            adamw_detail::LaterUpdate::Memory& memory) {
     if (take_over(in, out)) {
       return out.data<float>();
     }
@@ -93,11 +119,13 @@ class AdamW : public mx::Primitive {
     encoder.add_temporary(in);
     const mx::array contiguous = row_contiguous(in, encoder);
     encoder.set_input_array(contiguous);
+    memory.push_back(contiguous.data_shared_ptr());
     return contiguous.data<float>();
   }
 
   adamw_detail::Factors factors_;
   std::vector<mx::array> state_;  // parameter, m, v and, where there is one, the average; evaluated
+  Later later_;
 };
 
 void check_options(const AdamWOptions& o) {
@@ -163,11 +191,25 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
   if (in.gradient_scale) {
     inputs.push_back(*in.gradient_scale);
   }
-  const std::vector<mx::array> out = mx::array::make_arrays(
-      std::move(shapes), dtypes, std::make_shared<AdamW>(stream, adamw_detail::factors_of(options), std::move(state)),
-      inputs);
-  return {out[0], out[1], out[2], in.average ? std::optional(out[3]) : std::nullopt,
-          options.copy_dtype ? std::optional(out.back()) : std::nullopt};
+  Later later;
+  const auto count = static_cast<int64_t>(inputs[0].size());
+  if (options.later_rank && count >= kMinLater) {
+    later = {std::make_shared<adamw_detail::LaterUpdate>(count), *options.later_rank};
+  }
+  const std::vector<mx::array> made = mx::array::make_arrays(
+      std::move(shapes), dtypes,
+      std::make_shared<AdamW>(stream, adamw_detail::factors_of(options), std::move(state), later), inputs);
+  std::vector<mx::array> out;
+  for (const mx::array& a : made) {
+    out.push_back(later.work == nullptr ? a
+                                        : settled(a, later.work, adamw_detail::LaterUpdate::kSliceElements, stream));
+  }
+  return {out[0],
+          out[1],
+          out[2],
+          in.average ? std::optional(out[3]) : std::nullopt,
+          options.copy_dtype ? std::optional(out.back()) : std::nullopt,
+          later.work == nullptr ? std::nullopt : std::optional(made[0])};
 }
 
 std::vector<AdamWOutputs> adamw_all(std::vector<AdamWInputs> in, const std::vector<AdamWOptions>& options,
@@ -176,6 +218,14 @@ std::vector<AdamWOutputs> adamw_all(std::vector<AdamWInputs> in, const std::vect
   const mx::Stream stream = mx::to_stream(s);
   std::vector<AdamWOutputs> out;
   if (on_cpu(stream)) {
+    std::vector<mx::array> state;
+    for (const AdamWInputs& one : in) {
+      state.insert(state.end(), {one.parameter, one.m, one.v});
+      if (one.average) {
+        state.push_back(*one.average);
+      }
+    }
+    mx::eval(std::exchange(state, {}));
     for (size_t i = 0; i < in.size(); ++i) {
       out.push_back(adamw(std::move(in[i]), options[i], stream));
     }

@@ -46,6 +46,9 @@ struct AdamWOptions {
   double average_decay = 0;
   // Also gives the new parameter rounded to this dtype: bfloat16 or float16, for mixed precision.
   std::optional<mlx::core::Dtype> copy_dtype = std::nullopt;
+  // On a CPU: an update of a large array may be done later, beside products, which leave memory idle, and at the latest
+  // when one of its results is evaluated. Of several the one with the lowest rank comes first.
+  std::optional<int64_t> later_rank = std::nullopt;
 };
 
 struct AdamWOutputs {
@@ -54,6 +57,8 @@ struct AdamWOutputs {
   mlx::core::array v;
   std::optional<mlx::core::array> average;
   std::optional<mlx::core::array> copy;  // where copy_dtype is given
+  // Where the update is done later: evaluated, it lets others begin, and gives nothing to read.
+  std::optional<mlx::core::array> begun = std::nullopt;
 };
 
 // Throws Error with the values when shapes, dtypes or options do not fit.

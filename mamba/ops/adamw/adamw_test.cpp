@@ -1,9 +1,12 @@
 #include "mamba/ops/adamw/adamw.h"
 
 #include <gtest/gtest.h>
+#include <mlx/transforms.h>
 
+#include <utility>
 #include <vector>
 
+#include "mamba/base/sliced_work.h"
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/test_arrays.h"
 
@@ -107,6 +110,71 @@ TEST(AdamW, SameBitsForAnyNumberOfThreads) {
   mx::eval(one.parameter);
   set_num_threads(0);
   EXPECT_TRUE(same_bits(many.parameter, one.parameter));
+}
+
+TEST(AdamW, SameBitsWhenDoneLater) {
+  // The least that is handed over, and not a whole number of slices.
+  for (const int count : {1000, 64 * 1024, 100'003}) {
+    for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
+      AdamWInputs in = random_inputs({count}, dtype);
+      in.average = normal({count}, 9);
+      AdamWOptions options = some_options();
+      options.copy_dtype = mx::bfloat16;
+      const AdamWOutputs want = adamw(in, options);
+      options.later_rank = 1;
+      AdamWOutputs got = adamw(in, options);
+      ASSERT_EQ(got.begun.has_value(), count >= 64 * 1024);
+      if (got.begun) {
+        got.begun->eval();
+        // Some of it beside a loop.
+        { const SlicesBeside slices(64 * 7); }
+      }
+      EXPECT_TRUE(same_bits(*got.copy, *want.copy));
+      EXPECT_TRUE(same_bits(got.parameter, want.parameter));
+      EXPECT_TRUE(same_bits(got.m, want.m));
+      EXPECT_TRUE(same_bits(got.v, want.v));
+      EXPECT_TRUE(same_bits(*got.average, *want.average));
+    }
+  }
+}
+
+TEST(AdamW, DoneLaterKeepsItsMemoryAsLongAsNeeded) {
+  const auto later = [](const mx::Shape& shape) {
+    AdamWInputs in = random_inputs(shape);
+    for (mx::array* a : {&in.parameter, &in.gradient, &in.m, &in.v}) {
+      *a = mx::transpose(mx::contiguous(mx::transpose(*a)));  // is copied
+    }
+    AdamWOptions options = some_options();
+    options.later_rank = 0;
+    AdamWOutputs out = adamw(std::move(in), options);
+    out.begun->eval();
+    out.begun.reset();
+    return out;
+  };
+  { const AdamWOutputs dropped = later({300, 301}); }
+  const AdamWOutputs out = later({300, 301});
+  const AdamWOutputs want = adamw(random_inputs({300, 301}), some_options());
+  EXPECT_TRUE(same_bits(out.parameter, want.parameter));
+  { const SlicesBeside what_was_dropped(64 * 100); }
+}
+
+TEST(AdamW, DoneLaterTakesMemoryOverFromTheStepBefore) {
+  constexpr int kCount = 70'000;
+  AdamWInputs in = random_inputs({kCount});
+  AdamWOptions options = some_options();
+  options.later_rank = 0;
+  AdamWOutputs out = adamw(std::move(in), options);
+  mx::eval(*out.begun);
+  out.begun.reset();
+  mx::eval(out.m);
+  const float* const before = out.m.data<float>();
+  AdamWOutputs next = adamw({.parameter = std::move(out.parameter),
+                             .gradient = normal({kCount}, 5),
+                             .m = std::move(out.m),
+                             .v = std::move(out.v)},
+                            options);
+  mx::eval(next.m);
+  EXPECT_EQ(next.m.data<float>(), before);
 }
 
 TEST(AdamW, ReadsArraysThatAreNotContiguous) {

@@ -36,14 +36,14 @@ void update_range(const Pointers& p, const G* gradient, Copy* copy, float scale,
   const FloatVec one_minus_beta2 = hn::Set(d, f.one_minus_beta2);
   const FloatVec keep = hn::Set(d, f.keep);
   const FloatVec step_size = hn::Set(d, f.step_size);
-  const FloatVec root = hn::Set(d, f.root_of_bias2);
+  const FloatVec inverse_root = hn::Set(d, 1.0f / f.root_of_bias2);
   const FloatVec eps = hn::Set(d, f.eps);
   for (int64_t i = begin; i < end; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto left = static_cast<size_t>(end - i);
     const FloatVec g = hn::Mul(load_some(d, gradient + i, left), gradient_scale);
     const FloatVec m = hn::MulAdd(beta1, load_some(d, p.m + i, left), hn::Mul(one_minus_beta1, g));
     const FloatVec v = hn::MulAdd(beta2, load_some(d, p.v + i, left), hn::Mul(one_minus_beta2, hn::Mul(g, g)));
-    const FloatVec denominator = hn::Add(hn::Div(hn::Sqrt(v), root), eps);
+    const FloatVec denominator = hn::MulAdd(hn::Sqrt(v), inverse_root, eps);
     const FloatVec kept = hn::Mul(keep, load_some(d, p.parameter + i, left));
     const FloatVec parameter = hn::NegMulAdd(step_size, hn::Div(m, denominator), kept);
     store_some(d, m, p.new_m + i, left);
@@ -59,16 +59,13 @@ void update_range(const Pointers& p, const G* gradient, Copy* copy, float scale,
   }
 }
 
-void update_all(const adamw_detail::Update& u, const adamw_detail::Factors& f) {
-  constexpr int64_t kGrain = 1 << 14;
+void update_some(const adamw_detail::Update& u, const adamw_detail::Factors& f, int64_t begin, int64_t end) {
   const float scale = u.gradient_scale == nullptr ? 1.0f : *u.gradient_scale;
   const Pointers p{u.parameter, u.m, u.v, u.average, u.new_parameter, u.new_m, u.new_v, u.new_average};
-  parallel_for(u.count, kGrain, [&](int64_t begin, int64_t end) {
-    cpu::visit(u.gradient.element, [&](auto gradient_type) HWY_ATTR {
-      cpu::visit(u.copy_element, [&](auto copy_type) HWY_ATTR {
-        update_range(p, static_cast<const decltype(gradient_type)*>(u.gradient.data),
-                     static_cast<decltype(copy_type)*>(u.copy), scale, f, begin, end);
-      });
+  cpu::visit(u.gradient.element, [&](auto gradient_type) HWY_ATTR {
+    cpu::visit(u.copy_element, [&](auto copy_type) HWY_ATTR {
+      update_range(p, static_cast<const decltype(gradient_type)*>(u.gradient.data),
+                   static_cast<decltype(copy_type)*>(u.copy), scale, f, begin, end);
     });
   });
 }
@@ -79,10 +76,15 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace mamba::ops {
-HWY_EXPORT(update_all);
+HWY_EXPORT(update_some);
 
-void adamw_detail::update(const Update& update, const Factors& factors) {
-  HWY_DYNAMIC_DISPATCH(update_all)(update, factors);
+void adamw_detail::update(const Update& update, const Factors& factors, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(update_some)(update, factors, begin, end);
+}
+
+void adamw_detail::update(const Update& u, const Factors& factors) {
+  constexpr int64_t kGrain = 1 << 14;
+  parallel_for(u.count, kGrain, [&](int64_t begin, int64_t end) { update(u, factors, begin, end); });
 }
 
 }  // namespace mamba::ops

@@ -42,6 +42,9 @@ struct Update {
   cpu::Element copy_element;
 };
 
+// On all threads.
 void update(const Update& update, const Factors& factors);
+// Elements [begin, end), on the thread that calls.
+void update(const Update& update, const Factors& factors, int64_t begin, int64_t end);
 
 }  // namespace mamba::ops::adamw_detail

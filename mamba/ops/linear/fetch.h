@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "mamba/base/sliced_work.h"
 #include "mamba/ops/linear/many_rows.h"
 
 namespace mamba::ops::linear_detail {
@@ -76,14 +77,18 @@ class PartFetch {
   int64_t done_ = 0;
 };
 
-// What is asked for while one block is multiplied: the lines of its results, then its share of the part. In steps,
-// since more lines at once than a core waits for at a time stop it until some have come.
+// What is asked for while one block is multiplied: the lines of its results, then its share of the part, and lines of
+// work that waits. In steps, since more lines at once than a core waits for at a time stop it until some have come.
 class BlockFetch {
  public:
-  // In `steps` of next().
-  BlockFetch(const ResultLines& results, PartFetch& part, int64_t steps) : results_(results), part_(part) {
+  // Columns [n, n + columns) of `rows` rows from `row` on are its results; in `steps` of next(). The lines are
+  // described where they are kept: a copy, by vectors, would wait until all that the block before stored has left the
+  // core.
+  BlockFetch(const OutRows& out, int64_t row, int64_t rows, int64_t n, int64_t columns, PartFetch& part,
+             SlicesBeside& slices, int64_t steps)
+      : results_(out, row, rows, n, columns), part_(part), slices_(slices) {
     const int64_t first = std::max<int64_t>(1, steps / 2);
-    rows_at_once_ = (results.count + first - 1) / first;
+    rows_at_once_ = (rows + first - 1) / first;
     lines_at_once_ = (part.lines_per_block() + steps - 1) / std::max<int64_t>(1, steps);
   }
 
@@ -92,6 +97,7 @@ class BlockFetch {
     results_.fetch(done_, end);
     done_ = end;
     part_.next(lines_at_once_);
+    slices_.step();
   }
 
   // Once more when the block is nearly done: the lines have come as far as the second-level cache, past what was read
@@ -101,6 +107,7 @@ class BlockFetch {
  private:
   ResultLines results_;
   PartFetch& part_;
+  SlicesBeside& slices_;
   int64_t rows_at_once_ = 0, lines_at_once_ = 0;
   int64_t done_ = 0;
 };

@@ -124,7 +124,7 @@ void pack_tile(const Product& product, int64_t n, int64_t columns, int64_t k, in
 // Rows [begin, end) of a packed piece against those columns; between passes over k sums wait in `partial`.
 void multiply_packed(const Product& product, const float* packed, int64_t piece_begin, int64_t begin, int64_t end,
                      int64_t n, int64_t columns, int64_t k, int64_t depth, const float* tile, float* partial,
-                     PartFetch& part) {
+                     PartFetch& part, SlicesBeside& slices) {
   HWY_ALIGN float finished[kBlockRows * kPanel];
   HWY_ALIGN float bias[kPanel];
   const bool last = k + depth >= product.k;
@@ -135,7 +135,7 @@ void multiply_packed(const Product& product, const float* packed, int64_t piece_
       const int64_t width = std::min(kPanel, columns - done);
       // Whole panels of float32 results go where they belong at once.
       const bool direct = last && k == 0 && width == kPanel && product.out.type == Float::kFloat32;
-      BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, column, width), part, depth / kFetchStep);
+      BlockFetch fetch(product.out, row, last ? rows : 0, column, width, part, slices, depth / kFetchStep);
       Block block{.left = packed + (row - piece_begin) * product.k + k * kBlockRows,
                   .panel = tile + done * depth,
                   .depth = depth,
@@ -170,6 +170,7 @@ void multiply_packed(const Product& product, const float* packed, int64_t piece_
           narrow_row(block.to[i], nullptr, width, const_cast<Out*>(to) + column);
         });
       }
+      slices.run_ready();
     }
   }
 }
@@ -181,11 +182,13 @@ void multiply_tile(const Product& product, const float* packed, int64_t piece_be
   HWY_ALIGN float partial[kMaxPieceRows * kPanel];
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   const int64_t passes = std::max<int64_t>(1, (product.k + kMaxDepth - 1) / kMaxDepth);
-  PartFetch part(product, next_n, columns, (end - begin + kBlockRows - 1) / kBlockRows * panels * passes);
+  const int64_t blocks = (end - begin + kBlockRows - 1) / kBlockRows * panels;
+  PartFetch part(product, next_n, columns, blocks * passes);
+  SlicesBeside slices(blocks * std::max<int64_t>(0, product.k / kFetchStep - 1));
   for (int64_t k = 0; k == 0 || k < product.k; k += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, product.k - k);
     pack_tile(product, n, columns, k, depth, tile);
-    multiply_packed(product, packed, piece_begin, begin, end, n, columns, k, depth, tile, partial, part);
+    multiply_packed(product, packed, piece_begin, begin, end, n, columns, k, depth, tile, partial, part, slices);
   }
 }
 
@@ -250,7 +253,8 @@ void pack_panels_impl(const Product& product, int64_t begin, int64_t end, float*
 void multiply_rows_impl(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
                         const float* panels) {
   PartFetch none(product, product.n, 0, 1);
-  multiply_packed(product, left, first, begin, end, 0, product.n, 0, product.k, panels, nullptr, none);
+  SlicesBeside no_slices;
+  multiply_packed(product, left, first, begin, end, 0, product.n, 0, product.k, panels, nullptr, none, no_slices);
 }
 
 int64_t tile_columns_impl(int64_t k) {

@@ -142,7 +142,7 @@ void pack_tile(const Product& product, int64_t n, int64_t columns, int64_t first
 // Rows [begin, end) of a packed piece against those columns; between passes over k sums wait in `partial`.
 void multiply_packed(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
                      int64_t n, int64_t columns, int64_t first, int64_t depth, const uint32_t* tile, float* partial,
-                     PartFetch& part) {
+                     PartFetch& part, SlicesBeside& slices) {
   alignas(64) Sums sums;
   const int64_t pairs = pairs_of(product.k);
   const bool last = first + depth == pairs;
@@ -153,7 +153,7 @@ void multiply_packed(const Product& product, const uint32_t* packed, int64_t pie
     const int64_t rows = std::min(kRows, end - row);
     for (int64_t done = 0; done < columns; done += kPanel) {
       const int64_t width = std::min(kPanel, columns - done);
-      BlockFetch fetch(ResultLines(product.out, row, last ? rows : 0, n + done, width), part, depth / kFetchStep);
+      BlockFetch fetch(product.out, row, last ? rows : 0, n + done, width, part, slices, depth / kFetchStep);
       float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
       Direct direct;
       if (plain && last && rows == kRows && width % kVector == 0) {
@@ -163,6 +163,7 @@ void multiply_packed(const Product& product, const uint32_t* packed, int64_t pie
       for (int64_t i = 0; last && direct.rows == nullptr && i < rows; ++i) {
         finish_row(product, row + i, n + done, width, to + i * kPanel);
       }
+      slices.run_ready();
     }
   }
 }
@@ -193,11 +194,13 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
   const int64_t pairs = pairs_of(product.k);
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   const int64_t passes = (pairs + kMaxDepth - 1) / kMaxDepth;
-  PartFetch part(product, next_n, columns, (end - begin + kRows - 1) / kRows * panels * passes);
+  const int64_t blocks = (end - begin + kRows - 1) / kRows * panels;
+  PartFetch part(product, next_n, columns, blocks * passes);
+  SlicesBeside slices(blocks * std::max<int64_t>(0, pairs / kFetchStep - 1));
   for (int64_t first = 0; first < pairs; first += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, pairs - first);
     pack_tile(product, n, columns, first, depth, tile);
-    multiply_packed(product, packed, piece_begin, begin, end, n, columns, first, depth, tile, partial, part);
+    multiply_packed(product, packed, piece_begin, begin, end, n, columns, first, depth, tile, partial, part, slices);
   }
 }
 
@@ -234,8 +237,9 @@ class Bf16ManyRows : public ManyRows {
   void multiply_rows(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
                      const float* panels) const override {
     PartFetch none(product, product.n, 0, 1);
+    SlicesBeside no_slices;
     multiply_packed(product, reinterpret_cast<const uint32_t*>(left), first, begin, end, 0, product.n, 0,
-                    pairs_of(product.k), reinterpret_cast<const uint32_t*>(panels), nullptr, none);
+                    pairs_of(product.k), reinterpret_cast<const uint32_t*>(panels), nullptr, none, no_slices);
   }
 
   void multiply_columns(const Product& product, const float* left, int64_t begin, int64_t end) const override {
