@@ -11,18 +11,21 @@
 namespace mamba {
 
 std::shared_ptr<std::byte> map_memory(size_t bytes) {
-  constexpr size_t kLargePage = size_t{2} << 20;
   const size_t room = bytes + kLargePage;
   void* const start = ::mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
   check(start != MAP_FAILED, "out of memory: {} bytes are needed", bytes);
   const size_t skipped = (kLargePage - reinterpret_cast<uintptr_t>(start) % kLargePage) % kLargePage;
   auto* const aligned = static_cast<std::byte*>(start) + skipped;
+  prefer_large_pages(aligned, bytes);
+  return {aligned, [start, room](std::byte*) { ::munmap(start, room); }};
+}
+
+void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #ifdef MADV_HUGEPAGE
   if (bytes >= kLargePage) {
-    ::madvise(aligned, bytes, MADV_HUGEPAGE);  // a refusal changes nothing but speed
+    ::madvise(memory, bytes, MADV_HUGEPAGE);  // a refusal changes nothing but speed
   }
 #endif
-  return {aligned, [start, room](std::byte*) { ::munmap(start, room); }};
 }
 
 uint64_t peak_memory_bytes() {

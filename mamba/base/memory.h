@@ -11,6 +11,11 @@ namespace mamba {
 // small ones is a quarter slower. Throws Error when there is no room.
 std::shared_ptr<std::byte> map_memory(size_t bytes);
 
+constexpr size_t kLargePage = size_t{2} << 20;
+
+// Asks for large pages for this memory, which begins at a multiple of kLargePage: before it is touched.
+void prefer_large_pages(void* memory, size_t bytes);
+
 // The largest resident set so far, in bytes, mapped files included (getrusage's ru_maxrss).
 uint64_t peak_memory_bytes();
 

@@ -56,12 +56,27 @@ HWY_INLINE FloatVec update(FloatTag d, int64_t states, float dt, float dtu, cons
   FloatVec y = hn::Zero(d);
   for (int64_t n = 0; n < states; n += kLanes) {
     const auto left = static_cast<size_t>(states - n);
-    const FloatVec decay = exp2_normal(d, hn::Mul(dt_lanes, load_some(d, A + n, left)));
+    const FloatVec decay = exp2(d, hn::Mul(dt_lanes, load_some(d, A + n, left)));
     const FloatVec next = hn::MulAdd(decay, load_some(d, before + n, left), hn::Mul(dtu_lanes, hn::LoadU(d, B + n)));
     store_some(d, next, after + n, left);
     y = hn::MulAdd(next, hn::LoadU(d, C + n), y);
   }
   return y;
+}
+
+// f(c, vectors) for channels [0, count), whose vectors begin at c: four at a time, as far as there are so many.
+template <typename F>
+HWY_INLINE void for_vectors(int64_t count, const F& f) {
+  constexpr int64_t kAtOnce = 4;
+  int64_t c = 0;
+  for (; c + kAtOnce * kLanes <= count; c += kAtOnce * kLanes) {
+    FloatVec v[kAtOnce];
+    f(c, v);
+  }
+  for (; c < count; c += kLanes) {
+    FloatVec v[1];
+    f(c, v);
+  }
 }
 
 template <typename T>
@@ -88,13 +103,22 @@ void scan_channels(const step::Channels& in, int64_t begin, int64_t end) {
       const T* const z = static_cast<const T*>(in.xz) + (2 * b + 1) * D + first;
       const T* const delta = static_cast<const T*>(in.delta) + b * D + first;
       T* const y = static_cast<T*>(in.y) + b * D + first;
-      for (int64_t c = 0; c < count; c += kLanes) {
-        const auto left = static_cast<size_t>(count - c);
-        const FloatVec biased = hn::Add(load_some(d, delta + c, left), load_some(d, in.dt_bias + first + c, left));
-        const FloatVec step = softplus(d, biased);
-        hn::Store(hn::Mul(step, hn::Set(d, kLog2e)), d, dt + c);
-        hn::Store(hn::Mul(step, load_some(d, u + c, left)), d, dtu + c);
-      }
+      for_vectors(count, [&](int64_t from, auto& v) HWY_ATTR {
+        int64_t c = from;
+        for (FloatVec& step : v) {
+          const auto left = static_cast<size_t>(count - c);
+          step = hn::Add(load_some(d, delta + c, left), load_some(d, in.dt_bias + first + c, left));
+          c += kLanes;
+        }
+        softplus_each(d, v);
+        c = from;
+        for (const FloatVec& step : v) {
+          const auto left = static_cast<size_t>(count - c);
+          hn::Store(hn::Mul(step, hn::Set(d, kLog2e)), d, dt + c);
+          hn::Store(hn::Mul(step, load_some(d, u + c, left)), d, dtu + c);
+          c += kLanes;
+        }
+      });
       const float* const A = in.A + first * N;
       const float* const before = in.ssm + (b * D + first) * N;
       float* const after = in.ssm_after + (b * D + first) * N;
@@ -115,12 +139,22 @@ void scan_channels(const step::Channels& in, int64_t begin, int64_t end) {
         sum_lanes(d, one(c), zero, zero, zero, four);
         sums[c] = four[0];
       }
-      for (c = 0; c < count; c += kLanes) {
-        const auto left = static_cast<size_t>(count - c);
-        const FloatVec skip = load_some(d, in.D + first + c, left);
-        const FloatVec out = hn::MulAdd(skip, load_some(d, u + c, left), hn::Load(d, sums + c));
-        store_some(d, hn::Mul(out, silu(d, load_some(d, z + c, left))), y + c, left);
-      }
+      for_vectors(count, [&](int64_t from, auto& v) HWY_ATTR {
+        int64_t at = from;
+        for (FloatVec& gate : v) {
+          gate = load_some(d, z + at, static_cast<size_t>(count - at));
+          at += kLanes;
+        }
+        silu_each(d, v);
+        at = from;
+        for (const FloatVec& gate : v) {
+          const auto left = static_cast<size_t>(count - at);
+          const FloatVec skip = load_some(d, in.D + first + at, left);
+          const FloatVec out = hn::MulAdd(skip, load_some(d, u + at, left), hn::Load(d, sums + at));
+          store_some(d, hn::Mul(out, gate), y + at, left);
+          at += kLanes;
+        }
+      });
     }
   }
 }

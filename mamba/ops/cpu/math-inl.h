@@ -135,6 +135,16 @@ HWY_INLINE V exp2_of_finite(D d, V x) {
   return each[0];
 }
 
+// The same for any x: 0 for -infinity, and a NaN stays one.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp2(D d, V x) {
+#if HWY_TARGET <= HWY_AVX3
+  return exp2_of_finite(d, clamp(d, x, -200.0f, 200.0f));
+#else
+  return exp2_normal(d, x);
+#endif
+}
+
 // e^x over the whole range, denormal results included; relative error < 2e-7 where the result is normal.
 template <int kCount, class D, class V = hn::Vec<D>>
 HWY_INLINE void exp_each(D d, V (&x)[kCount]) {

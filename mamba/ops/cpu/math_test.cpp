@@ -14,7 +14,7 @@
 #ifndef MAMBA_OPS_CPU_MATH_TEST_FUNCTION
 #define MAMBA_OPS_CPU_MATH_TEST_FUNCTION
 namespace mamba::ops {
-enum Function { kExp, kExp2, kExp2OfFinite, kLog1p, kSoftplus, kSigmoid, kSilu };
+enum Function { kExp, kExp2, kExp2OfFinite, kExp2OfAny, kLog1p, kSoftplus, kSigmoid, kSilu };
 }  // namespace mamba::ops
 #endif
 
@@ -39,6 +39,8 @@ void evaluate(Function function, const std::vector<float>& in, std::vector<float
       return map(in, out, [](FloatTag d, FloatVec x) HWY_ATTR { return exp2_normal(d, x); });
     case kExp2OfFinite:
       return map(in, out, [](FloatTag d, FloatVec x) HWY_ATTR { return exp2_of_finite(d, x); });
+    case kExp2OfAny:
+      return map(in, out, [](FloatTag d, FloatVec x) HWY_ATTR { return exp2(d, x); });
     case kLog1p:
       return map(in, out, [](FloatTag d, FloatVec x) HWY_ATTR { return log1p_unit(d, x); });
     case kSoftplus:
@@ -187,6 +189,15 @@ TEST_P(EveryTarget, Exp2OfFinite) {
   EXPECT_LT(worst(kExp2OfFinite, range(-1.0f, 0.0f), exact), 2e-7);
   const std::vector<float> out =
       apply(kExp2OfFinite, {0.0f, -1.0f, 129.0f, 3e38f, -150.0f, -3e38f, -1e6f, NAN, 1e-45f});
+  const std::vector<float> want = {1.0f, 0.5f, kInf, kInf, 0.0f, 0.0f, 0.0f};
+  EXPECT_EQ(std::vector<float>(out.begin(), out.begin() + 7), want);
+  EXPECT_TRUE(std::isnan(out[7]));
+  EXPECT_EQ(out[8], 1.0f);
+}
+
+TEST_P(EveryTarget, Exp2OfAny) {
+  EXPECT_LT(worst(kExp2OfAny, range(-126.0f, 127.4f), [](long double x) { return std::exp2(x); }), 2e-7);
+  const std::vector<float> out = apply(kExp2OfAny, {0.0f, -1.0f, 129.0f, kInf, -150.0f, -kInf, -3e38f, NAN, 1e-45f});
   const std::vector<float> want = {1.0f, 0.5f, kInf, kInf, 0.0f, 0.0f, 0.0f};
   EXPECT_EQ(std::vector<float>(out.begin(), out.begin() + 7), want);
   EXPECT_TRUE(std::isnan(out[7]));

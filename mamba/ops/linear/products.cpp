@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "mamba/base/memory.h"
+
 namespace mamba::ops::linear_detail {
 
 namespace mx = mlx::core;
@@ -25,11 +27,15 @@ void Workspace::reserve(int64_t floats) {
   }
   // Half as much again, so that prompts of growing length do not reallocate each time.
   const int64_t wanted = std::max(floats, capacity_ + capacity_ / 2);
-  const size_t bytes = (static_cast<size_t>(wanted) * sizeof(float) + 4095) / 4096 * 4096;
-  auto* grown = static_cast<float*>(std::aligned_alloc(4096, bytes));
+  const size_t needed = static_cast<size_t>(wanted) * sizeof(float);
+  const size_t page = needed < kLargePage ? 4096 : kLargePage;
+  const size_t bytes = (needed + page - 1) / page * page;
+  auto* grown = static_cast<float*>(std::aligned_alloc(page, bytes));
   if (grown == nullptr) {
     throw std::bad_alloc();
   }
+  // Rows of what a prompt's loops hand on lie some small pages apart.
+  prefer_large_pages(grown, bytes);
   std::free(data_);
   data_ = grown;
   capacity_ = wanted;
