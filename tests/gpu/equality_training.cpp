@@ -30,14 +30,14 @@ mx::array ids(int count, int below, int ignored_every = 0) {
   return mx::array(values.begin(), {count}, mx::int32);
 }
 
-void add_loss(Table& table, mx::Dtype dtype) {
+void add_loss(Table& table, mx::Dtype dtype, int words) {
   const auto loss = [](const mx::array& x, const mx::array& weight, mx::Device device) -> Arrays {
     const auto got = ops::linear_cross_entropy_gradients(x, weight, ids(2500, 997, 11), 0.3f, true, {}, device);
     return {got.losses, got.x, *got.weight};
   };
   const mx::array x = normal({2500, 64}, 1, 1.0f, 0.0f, dtype);
-  const mx::array weight = normal({997, 64}, 2, 0.5f, 0.0f, dtype);
-  const std::string name = fmt::format("loss and gradients {}", name_of(dtype));
+  const mx::array weight = normal({words, 64}, 2, 0.5f, 0.0f, dtype);
+  const std::string name = fmt::format("loss and gradients N{} {}", words, name_of(dtype));
   const Function run = [=](const Arrays&, mx::Device device) { return loss(x, weight, device); };
   if (dtype == mx::float32) {
     table.add_values(name, 2e-4, run, {});
@@ -126,7 +126,8 @@ void add_gradients(Table& table, mx::Dtype dtype, bool resets, bool recompute) {
 
 void add_training(Table& table) {
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16}) {
-    add_loss(table, dtype);
+    add_loss(table, dtype, 997);
+    add_loss(table, dtype, 1000);  // rows of whole lines
     add_sums(table, dtype);
     add_gradients(table, dtype, false, false);
   }

@@ -5,6 +5,8 @@
 #define MAMBA_UNROLL _Pragma("clang loop unroll(full)")
 #define MAMBA_NO_UNROLL _Pragma("clang loop unroll(disable)")
 #define MAMBA_SHARED(type, name, count) threadgroup type name[count]
+// No launch asks for more there.
+#define MAMBA_SHARED_MORE(type, name, count) MAMBA_SHARED(type, name, count)
 #define MAMBA_SHARED_PTR(type) threadgroup type*
 #define MAMBA_WRITABLE(type, name) mamba_writable(name)
 #define MAMBA_BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)

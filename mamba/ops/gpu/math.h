@@ -119,6 +119,21 @@ MAMBA_FN int mamba_spread_first(int lane) {
   return first;
 }
 
+// kCount neighbouring numbers of `a`, or with `both` of a + b.
+template <typename T, int kCount, typename A, typename B>
+MAMBA_FN void mamba_load_sums(A a, B b, bool both, MAMBA_PRIVATE float (&v)[kCount]) {
+  MambaNumbers<T, kCount> numbers;
+  MambaNumbers<T, kCount> more;
+  numbers.load(a);
+  if (both) {
+    more.load(b);
+  }
+  MAMBA_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    v[i] = numbers.get(i) + (both ? more.get(i) : 0.0f);
+  }
+}
+
 // Integers in the order of the floats.
 MAMBA_FN unsigned int mamba_ordered(float x) {
   const int bits = mamba_bits_of_float(x);

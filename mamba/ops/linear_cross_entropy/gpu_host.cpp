@@ -32,6 +32,7 @@ void gradient(const host::Launch& launch) {
 #include "mamba/ops/linear_cross_entropy/gpu_gradient.h"
 }
 
+template <bool kLines>
 void both(const host::Launch& launch) {
   MAMBA_HOST_IN(logits);
   MAMBA_HOST_IN(rest);
@@ -44,7 +45,12 @@ void both(const host::Launch& launch) {
   MAMBA_HOST_BOOL(kPair);
   MAMBA_HOST_INT(kPieces);
   MAMBA_HOST_INT(kPieceWords);
+  MAMBA_HOST_INT(kStaged);
 #include "mamba/ops/linear_cross_entropy/gpu_both.h"
+}
+
+void run_both(const host::Launch& launch) {
+  host::run(launch.constant("kLines") != 0 ? both<true> : both<false>, launch);
 }
 
 }  // namespace
@@ -57,7 +63,8 @@ void use_host_kernels() {
   namespace dialect = gpu::dialect;
   gpu::set_host_body("mamba_loss_forward", [](const Launch& launch) { gpu::host::run(dialect::forward, launch); });
   gpu::set_host_body("mamba_loss_gradient", [](const Launch& launch) { gpu::host::run(dialect::gradient, launch); });
-  gpu::set_host_body("mamba_loss_both", [](const Launch& launch) { gpu::host::run(dialect::both, launch); });
+  gpu::set_host_body("mamba_loss_both", dialect::run_both);
+  gpu::set_host_body("mamba_loss_both_staged", dialect::run_both);
 }
 
 }  // namespace mamba::ops::linear_cross_entropy_detail

@@ -69,7 +69,7 @@ TEST_P(LinearCrossEntropyGpuProducts, ValueAndGradientsAtOnceAgreeWithTheReferen
   linear_cross_entropy_detail::use_host_kernels();
   const mx::Stream cpu = mx::default_stream(mx::Device::cpu);
   for (const mx::Dtype dtype : {mx::float32, mx::bfloat16, mx::float16}) {
-    for (const int words : {1, 300, 1050, 4099}) {
+    for (const int words : {1, 300, 304, 1050, 4099, 4104}) {
       std::vector<int32_t> ids(14);
       for (size_t i = 0; i < ids.size(); ++i) {
         ids[i] = i % 5 == 2 ? -100 : static_cast<int32_t>(i * 7919 % static_cast<size_t>(words));
