@@ -25,7 +25,7 @@ const Kernel& step_kernel() {
   return kernel;
 }
 
-// The gradients of all inputs, in the order of Inputs; spans and resets have none.
+// The gradients of all inputs, in the order of InputOfKernels; spans and resets have none.
 std::vector<mx::array> gradients(const Plan& plan, const std::vector<mx::array>& in, const mx::array& gy,
                                  const std::optional<mx::array>& gstate, const Kept& kept) {
   const mx::Stream& s = plan.stream;

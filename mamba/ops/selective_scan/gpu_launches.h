@@ -14,7 +14,7 @@
 namespace mamba::ops::scan {
 
 // All inputs there are, in this order, others as stand-ins that no kernel reads.
-enum Inputs { kU, kDelta, kA, kB, kC, kD, kZ, kDeltaBias, kState, kSpans, kResets, kInputs };
+enum InputOfKernels { kU, kDelta, kA, kB, kC, kD, kZ, kDeltaBias, kState, kSpans, kResets, kInputs };
 
 // How one call is dealt out, and what it is given.
 struct Plan {
