@@ -15,8 +15,7 @@
 namespace mamba::ops {
 
 //   a  made by a CPU node that begins `work`, of which slice i writes elements [i, i + 1) * slice_elements of `a`, in
-//   the
-//      order of its rows. The result shares its memory.
+//      the order of its rows. The result shares its memory.
 mlx::core::array settled(const mlx::core::array& a, std::shared_ptr<SlicedWork> work, int64_t slice_elements,
                          mlx::core::StreamOrDevice s = {});
 
