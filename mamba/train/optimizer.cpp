@@ -25,6 +25,17 @@ mx::array own_zeros(const mx::array& a) {
   return mx::contiguous(mx::zeros(a.shape(), mx::float32));  // mx::zeros alone is one number, broadcast
 }
 
+// In memory of its own. MLX moves what the host reads into memory that host and device share, all that lies beside it,
+// too, and there it would stay.
+mx::array copied(const mx::array& a) {
+  return mx::maximum(a, a);
+}
+
+// Whose gradient may have another dtype than others have (objective.h).
+bool is_table(const std::string& path) {
+  return path.ends_with("embeddings.weight") || path.ends_with("lm_head.weight");
+}
+
 // When the next step needs it, of `count` parameters: in their order, but for embeddings, of which it looks up a few
 // rows and needs the rest for the output.
 int64_t needed_at(const std::string& path, size_t index, size_t count) {
@@ -56,7 +67,81 @@ Optimizer::Optimizer(const Trainable& trainable, const OptimizerOptions& options
     made.insert(made.end(), {slot.m, slot.v, master, value});
     slots_.push_back(std::move(slot));
   });
+  mx::eval(std::exchange(made, {}));
+  if (!ops::on_cpu(mx::to_stream({}))) {
+    lay_out(trainable);
+  }
+}
+
+void Optimizer::lay_out(const Trainable& trainable) {
+  std::vector<ops::FlatAdamW::Item> items;
+  size_t next = 0;
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
+    Slot& slot = slots_[next++];
+    const bool has_copy = slot.master.has_value();
+    items.push_back({.parameter = has_copy ? *std::exchange(slot.master, std::nullopt) : value,
+                     .m = std::exchange(slot.m, nn::unset()),
+                     .v = std::exchange(slot.v, nn::unset()),
+                     .average = std::exchange(slot.average, std::nullopt),
+                     .weight_decay = decays(path) ? options_.weight_decay : 0,
+                     .copy_dtype = has_copy ? std::optional(options_.compute_dtype) : std::nullopt,
+                     .is_apart = is_table(path)});
+    value = nn::unset();
+  });
+  flat_.emplace(std::move(items));
+  next = 0;
+  std::vector<mx::array> made;
+  trainable.visit("", [&](const std::string&, mx::array& value) {
+    value = flat_->value(next++);
+    made.push_back(value);
+  });
   mx::eval(made);
+}
+
+void Optimizer::take_apart() {
+  for (size_t i = 0; flat_ && i < slots_.size(); ++i) {
+    slots_[i].m = flat_->m(i);
+    slots_[i].v = flat_->v(i);
+    slots_[i].average = flat_->average(i);
+    if (flat_->has_copy(i)) {
+      slots_[i].master = flat_->parameter(i);
+    }
+  }
+  flat_.reset();
+}
+
+std::vector<mx::array> Optimizer::flat_step(const Trainable& trainable, const std::vector<mx::array>& gradients,
+                                            const ops::AdamWOptions& options, const mx::array& gradient_scale) {
+  if (!flat_) {
+    lay_out(trainable);
+  }
+  std::vector<mx::array> results = flat_->step(gradients, options, gradient_scale);
+  size_t next = 0;
+  trainable.visit("", [&](const std::string& path, mx::array& value) {
+    check(slots_[next].path == path, "[Optimizer] {} came where {} was expected", path, slots_[next].path);
+    value = flat_->value(next++);
+  });
+  return results;
+}
+
+mx::array Optimizer::m_of(size_t slot) const {
+  return flat_ ? copied(flat_->m(slot)) : slots_.at(slot).m;
+}
+
+mx::array Optimizer::v_of(size_t slot) const {
+  return flat_ ? copied(flat_->v(slot)) : slots_.at(slot).v;
+}
+
+mx::array Optimizer::parameter_of(size_t slot, const mx::array& value) const {
+  return flat_ ? copied(flat_->parameter(slot)) : slots_.at(slot).master.value_or(value);
+}
+
+std::optional<mx::array> Optimizer::average_of(size_t slot) const {
+  if (!flat_) {
+    return slots_.at(slot).average;
+  }
+  const std::optional<mx::array> average = flat_->average(slot);
+  return average ? std::optional(copied(*average)) : std::nullopt;
 }
 
 std::vector<mx::array> Optimizer::step_graph(const Trainable& trainable, std::vector<mx::array> gradients,
@@ -71,6 +156,9 @@ std::vector<mx::array> Optimizer::step_graph(const Trainable& trainable, std::ve
                             .step = steps_};
   const auto done = static_cast<double>(steps_);
   options.average_decay = std::min(options_.average_decay, (1 + done) / (10 + done));
+  if (!ops::on_cpu(mx::to_stream({}))) {
+    return flat_step(trainable, gradients, options, gradient_scale);
+  }
   std::vector<ops::AdamWInputs> inputs;
   std::vector<ops::AdamWOptions> all_options;
   size_t next = 0;
@@ -134,8 +222,9 @@ nn::ParameterMap Optimizer::result(const Trainable& trainable) const {
   nn::ParameterMap out;
   size_t next = 0;
   trainable.visit("", [&](const std::string& path, mx::array& value) {
-    const Slot& slot = slots_.at(next++);
-    out.insert_or_assign(path, slot.average.value_or(slot.master.value_or(value)));
+    const std::optional<mx::array> average = average_of(next);
+    out.insert_or_assign(path, average ? *average : parameter_of(next, value));
+    ++next;
   });
   return out;
 }
@@ -144,12 +233,12 @@ nn::ParameterMap Optimizer::moments(const Trainable& trainable) const {
   nn::ParameterMap out;
   size_t next = 0;
   trainable.visit("", [&](const std::string& path, mx::array& value) {
-    const Slot& slot = slots_.at(next++);
-    out.insert_or_assign("m." + path, slot.m);
-    out.insert_or_assign("v." + path, slot.v);
-    if (slot.average) {
-      out.insert_or_assign("p." + path, slot.master.value_or(value));
+    out.insert_or_assign("m." + path, m_of(next));
+    out.insert_or_assign("v." + path, v_of(next));
+    if (options_.average_decay > 0) {
+      out.insert_or_assign("p." + path, parameter_of(next, value));
     }
+    ++next;
   });
   return out;
 }
@@ -157,10 +246,9 @@ nn::ParameterMap Optimizer::moments(const Trainable& trainable) const {
 Optimizer::Averaged::Averaged(const Optimizer& optimizer, const Trainable& trainable) : trainable_(trainable) {
   size_t next = 0;
   trainable.visit("", [&](const std::string&, mx::array& value) {
-    const Slot& slot = optimizer.slots_.at(next++);
     parameters_.push_back(value);
-    if (slot.average) {
-      value = mx::astype(*slot.average, value.dtype());
+    if (const std::optional<mx::array> average = optimizer.average_of(next++)) {
+      value = mx::astype(*average, value.dtype());
     }
   });
 }
@@ -178,6 +266,7 @@ void Optimizer::restore(const Trainable& trainable, const nn::ParameterMap& mome
           ops::shown(found->second.shape()));
     return found->second;
   };
+  take_apart();
   size_t next = 0;
   std::vector<mx::array> made;
   trainable.visit("", [&](const std::string& path, mx::array& value) {
@@ -193,8 +282,11 @@ void Optimizer::restore(const Trainable& trainable, const nn::ParameterMap& mome
       made.push_back(value);
     }
   });
-  mx::eval(made);
+  mx::eval(std::exchange(made, {}));
   steps_ = steps;
+  if (!ops::on_cpu(mx::to_stream({}))) {
+    lay_out(trainable);
+  }
 }
 
 }  // namespace mamba::train

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mamba/nn/parameters.h"
+#include "mamba/ops/adamw/flat.h"
 #include "mamba/train/trainable.h"
 
 namespace mamba::train {
@@ -70,6 +71,7 @@ class Optimizer {
   void restore(const Trainable& trainable, const nn::ParameterMap& moments, int64_t steps);
 
  private:
+  // On GPUs `flat_` has these arrays, and slots have none.
   struct Slot {
     std::string path;
     mlx::core::array m;
@@ -78,8 +80,20 @@ class Optimizer {
     std::optional<mlx::core::array> average;  // where one is kept
   };
 
+  // Moves all that there is into `flat_`, and puts what it computes with into the model.
+  void lay_out(const Trainable& trainable);
+  void take_apart();
+  std::vector<mlx::core::array> flat_step(const Trainable& trainable, const std::vector<mlx::core::array>& gradients,
+                                          const ops::AdamWOptions& options, const mlx::core::array& gradient_scale);
+  mlx::core::array m_of(size_t slot) const;
+  mlx::core::array v_of(size_t slot) const;
+  // The parameter in float32, of which the model holds `value`.
+  mlx::core::array parameter_of(size_t slot, const mlx::core::array& value) const;
+  std::optional<mlx::core::array> average_of(size_t slot) const;
+
   OptimizerOptions options_;
   std::vector<Slot> slots_;  // in the trainable arrays' order
+  std::optional<ops::FlatAdamW> flat_;
   int64_t steps_ = 0;
 };
 

@@ -6,9 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdint>
 #include <thread>
-#include <unordered_set>
 #include <utility>
 
 namespace mamba::train {
@@ -100,19 +98,11 @@ void Sender::replace(const std::vector<mx::array>& arrays) {
     all += a.nbytes();
   }
   const size_t of_piece = all / kPiecesOfReplaced;
-  // Of what one launch gives MLX is asked for one array: for each it would look at all of them.
-  std::unordered_set<std::uintptr_t> given;
   std::vector<mx::array> piece;
   size_t bytes = 0;
   for (const mx::array& a : arrays) {
-    if (given.contains(a.id())) {
-      continue;
-    }
     piece.push_back(a);
-    for (const mx::array& output : a.outputs()) {
-      given.insert(output.id());
-      bytes += output.nbytes();
-    }
+    bytes += a.nbytes();
     if (bytes >= of_piece) {
       replace_at_once(std::exchange(piece, {}), std::exchange(bytes, 0));
     }

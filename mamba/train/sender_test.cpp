@@ -109,16 +109,5 @@ TEST(Sender, ReplacesArraysWithoutHavingAllTwice) {
   }
 }
 
-// Outputs of one launch: all are there when one was asked for.
-TEST(Sender, AsksForOneOfWhatIsComputedTogether) {
-  const std::vector<mx::array> both = mx::divmod(ones(2), mx::array(2.0f));
-  Sender().replace(both);
-  for (const mx::array& a : both) {
-    EXPECT_NE(a.status(), mx::array::Status::unscheduled);
-  }
-  EXPECT_TRUE(mx::all(mx::equal(both[0], mx::array(0.0f))).item<bool>());
-  EXPECT_TRUE(mx::all(mx::equal(both[1], mx::array(1.0f))).item<bool>());
-}
-
 }  // namespace
 }  // namespace mamba::train

@@ -8,6 +8,7 @@
 #include "mamba/models/initialize.h"
 #include "mamba/ops/accumulate/accumulate.h"
 #include "mamba/ops/adamw/adamw.h"
+#include "mamba/ops/adamw/flat.h"
 #include "mamba/ops/embedding/embedding_gradient.h"
 #include "mamba/ops/global_norm/global_norm.h"
 #include "mamba/ops/linear_cross_entropy/linear_cross_entropy.h"
@@ -64,22 +65,56 @@ void add_sums(Table& table, mx::Dtype dtype) {
   };
   table.add_values(fmt::format("accumulate, global_norm {}", name_of(dtype)), 1e-5, sums,
                    {normal({257, 1025}, 1), normal({257, 1025}, 2, 1.0f, 0.0f, dtype)});
+  // Two steps of several arrays, as an optimiser takes them on each.
   const Function update = [](const Arrays& a, mx::Device device) -> Arrays {
     std::vector<ops::AdamWInputs> in;
     std::vector<ops::AdamWOptions> options;
+    std::vector<ops::FlatAdamW::Item> items;
+    const mx::array scale(0.5f);
     for (int i = 0; i < 11; ++i) {
       const auto part = [&](const mx::array& x) {
         return mx::contiguous(mx::slice(x, {0, i}, {x.shape(0), x.shape(1) - i}, device), false, device);
       };
-      in.push_back({part(a[0]), part(a[1]), part(a[2]), part(mx::square(a[3], device))});
+      in.push_back({.parameter = part(a[0]),
+                    .gradient = part(a[1]),
+                    .m = part(a[2]),
+                    .v = part(mx::square(a[3], device)),
+                    .gradient_scale = scale});
       options.push_back({.learning_rate = 0.01, .weight_decay = i % 2 == 0 ? 0.1 : 0.0, .step = 5});
       if (i != 3) {
         options.back().copy_dtype = mx::bfloat16;
       }
+      items.push_back({.parameter = in.back().parameter,
+                       .m = in.back().m,
+                       .v = in.back().v,
+                       .weight_decay = options.back().weight_decay,
+                       .copy_dtype = options.back().copy_dtype});
+    }
+    Arrays gradients;
+    for (const ops::AdamWInputs& one : in) {
+      gradients.push_back(one.gradient);
     }
     Arrays out;
-    for (const ops::AdamWOutputs& one : ops::adamw_all(std::move(in), options, device)) {
-      out.insert(out.end(), {one.parameter, one.m, one.v});
+    if (device == mx::Device::gpu) {
+      ops::FlatAdamW flat(std::move(items), device);
+      for (int64_t step = 5; step < 7; ++step) {
+        mx::async_eval(flat.step(gradients, {.learning_rate = 0.01, .step = step}, scale));
+      }
+      for (size_t i = 0; i < flat.size(); ++i) {
+        out.insert(out.end(), {flat.parameter(i), flat.m(i), flat.v(i)});
+      }
+      return out;
+    }
+    for (int64_t step = 5; step < 7; ++step) {
+      out.clear();
+      const std::vector<ops::AdamWOutputs> all = ops::adamw_all(in, options, device);
+      for (size_t i = 0; i < in.size(); ++i) {
+        out.insert(out.end(), {all[i].parameter, all[i].m, all[i].v});
+        in[i].parameter = all[i].parameter;
+        in[i].m = all[i].m;
+        in[i].v = all[i].v;
+        options[i].step = step + 1;
+      }
     }
     return out;
   };

@@ -43,6 +43,29 @@ Factors factors_of(const AdamWOptions& o) {
 namespace {
 
 constexpr const char* kOp = "adamw";
+
+}  // namespace
+
+namespace adamw_detail {
+
+void check_options(const AdamWOptions& o) {
+  check(o.step >= 1, "[{}] step must be at least 1 but is {}", kOp, o.step);
+  check(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1, "[{}] betas must lie in [0, 1) but are {} and {}",
+        kOp, o.beta1, o.beta2);
+  check(o.eps >= 0 && o.learning_rate >= 0 && o.weight_decay >= 0,
+        "[{}] eps, learning_rate and weight_decay must not be negative but are {}, {} and {}", kOp, o.eps,
+        o.learning_rate, o.weight_decay);
+  check(o.average_decay >= 0 && o.average_decay <= 1, "[{}] average_decay must lie in [0, 1] but is {}", kOp,
+        o.average_decay);
+  check(!o.copy_dtype || *o.copy_dtype == mx::bfloat16 || *o.copy_dtype == mx::float16,
+        "[{}] the copy can be bfloat16 or float16", kOp);
+}
+
+}  // namespace adamw_detail
+
+namespace {
+
+using adamw_detail::check_options;
 // An array that is worth handing over slice by slice.
 constexpr int64_t kMinLater = 64 * adamw_detail::LaterUpdate::kSliceElements;
 
@@ -128,19 +151,6 @@ class AdamW : public mx::Primitive {
   Later later_;
 };
 
-void check_options(const AdamWOptions& o) {
-  check(o.step >= 1, "[{}] step must be at least 1 but is {}", kOp, o.step);
-  check(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1, "[{}] betas must lie in [0, 1) but are {} and {}",
-        kOp, o.beta1, o.beta2);
-  check(o.eps >= 0 && o.learning_rate >= 0 && o.weight_decay >= 0,
-        "[{}] eps, learning_rate and weight_decay must not be negative but are {}, {} and {}", kOp, o.eps,
-        o.learning_rate, o.weight_decay);
-  check(o.average_decay >= 0 && o.average_decay <= 1, "[{}] average_decay must lie in [0, 1] but is {}", kOp,
-        o.average_decay);
-  check(!o.copy_dtype || *o.copy_dtype == mx::bfloat16 || *o.copy_dtype == mx::float16,
-        "[{}] the copy can be bfloat16 or float16", kOp);
-}
-
 void check_inputs(const AdamWInputs& in) {
   const mx::Shape& shape = in.parameter.shape();
   const auto check_like = [&](const char* name, const mx::array& a) {
@@ -172,7 +182,7 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
   check_inputs(in);
   const mx::Stream stream = mx::to_stream(s);
   if (!on_cpu(stream)) {
-    return adamw_detail::gpu_update({std::move(in)}, {options}, stream)[0];
+    return adamw_detail::gpu_update(in, options, stream);
   }
   const mx::Shape shape = in.parameter.shape();
   std::vector<mx::array> state;
@@ -215,27 +225,19 @@ AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mx::StreamOrDevi
 std::vector<AdamWOutputs> adamw_all(std::vector<AdamWInputs> in, const std::vector<AdamWOptions>& options,
                                     mx::StreamOrDevice s) {
   check(in.size() == options.size(), "[{}] got {} inputs and {} options", kOp, in.size(), options.size());
-  const mx::Stream stream = mx::to_stream(s);
+  std::vector<mx::array> state;
+  for (const AdamWInputs& one : in) {
+    state.insert(state.end(), {one.parameter, one.m, one.v});
+    if (one.average) {
+      state.push_back(*one.average);
+    }
+  }
+  mx::eval(std::exchange(state, {}));
   std::vector<AdamWOutputs> out;
-  if (on_cpu(stream)) {
-    std::vector<mx::array> state;
-    for (const AdamWInputs& one : in) {
-      state.insert(state.end(), {one.parameter, one.m, one.v});
-      if (one.average) {
-        state.push_back(*one.average);
-      }
-    }
-    mx::eval(std::exchange(state, {}));
-    for (size_t i = 0; i < in.size(); ++i) {
-      out.push_back(adamw(std::move(in[i]), options[i], stream));
-    }
-    return out;
-  }
   for (size_t i = 0; i < in.size(); ++i) {
-    check_options(options[i]);
-    check_inputs(in[i]);
+    out.push_back(adamw(std::move(in[i]), options[i], s));
   }
-  return adamw_detail::gpu_update(in, options, stream);
+  return out;
 }
 
 }  // namespace mamba::ops

@@ -64,7 +64,7 @@ struct AdamWOutputs {
 // Throws Error with the values when shapes, dtypes or options do not fit.
 AdamWOutputs adamw(AdamWInputs in, const AdamWOptions& options, mlx::core::StreamOrDevice s = {});
 
-// The same for many arrays, on GPUs in few launches.
+// The same for many arrays. On GPUs an optimiser uses FlatAdamW (flat.h).
 std::vector<AdamWOutputs> adamw_all(std::vector<AdamWInputs> in, const std::vector<AdamWOptions>& options,
                                     mlx::core::StreamOrDevice s = {});
 

@@ -2,13 +2,10 @@
 // (ops/gpu/kernel.h).
 #pragma once
 
-#include <vector>
-
 #include "mamba/ops/adamw/adamw.h"
 
 namespace mamba::ops::adamw_detail {
 
-std::vector<AdamWOutputs> gpu_update(const std::vector<AdamWInputs>& in, const std::vector<AdamWOptions>& options,
-                                     const mlx::core::Stream& stream);
+AdamWOutputs gpu_update(const AdamWInputs& in, const AdamWOptions& options, const mlx::core::Stream& stream);
 
 }  // namespace mamba::ops::adamw_detail

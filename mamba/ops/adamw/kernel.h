@@ -24,6 +24,8 @@ struct Factors {
 };
 
 Factors factors_of(const AdamWOptions& options);
+// Throws Error with the values that make no sense.
+void check_options(const AdamWOptions& options);
 
 // Contiguous arrays of `count` numbers; outputs may be the inputs.
 struct Update {

@@ -243,7 +243,7 @@ bool known_contiguous(const mx::array& a) {
     return known_contiguous(a.inputs()[0]);
   }
   return name == "Matmul" || name == "AddMM" || name == "Concatenate" || name == "CompiledAhead" ||
-         name == "CustomKernel" || name == "HostKernel";
+         name == "CustomKernel" || name == "HostKernel" || name == "PartOf";
 }
 
 }  // namespace
