@@ -17,6 +17,11 @@ if(MAMBA_SANITIZE)
   add_link_options(-fsanitize=${MAMBA_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
     add_compile_options(-fsanitize-ignorelist=${CMAKE_CURRENT_LIST_DIR}/sanitize_ignore.txt)
+    # Nearly a hundred programs, each with all that it tests.
+    find_program(MAMBA_LLD NAMES ld.lld)
+    if(MAMBA_LLD)
+      add_link_options(-fuse-ld=lld)
+    endif()
   endif()
 endif()
 # MLX's and Highway's headers are not ours to warn about.
