@@ -2,6 +2,8 @@
 // Written with intrinsics between MAMBA_AVX512_BF16_BEGIN and _END; run where has_bf16_products() says so.
 #pragma once
 
+#include "mamba/ops/cpu/unroll.h"
+
 #if defined(__x86_64__)
 #define MAMBA_AVX512_BF16 1
 #include <immintrin.h>

@@ -4,7 +4,7 @@
 // vectors are elements of arrays here, and scratch memory is laid out for a length known when a kernel is compiled.
 //
 // Sanitized builds do without AVX-512: instrumented kernels are slow to compile, and its code is AVX2's with another
-// number of lanes. For the same reason MAMBA_CPU_UNROLL, which keeps sums in registers, does nothing there.
+// number of lanes.
 #pragma once
 
 // Highway's emulated vectors of four are open to some compilers and not to others. One lane is open to all, and
@@ -12,13 +12,12 @@
 #define HWY_BROKEN_EMU128 1
 #include <hwy/detect_targets.h>
 
+#include "mamba/ops/cpu/unroll.h"
+
 #ifdef MAMBA_SANITIZED
 #define MAMBA_OPS_CPU_SLOW_TO_SANITIZE HWY_AVX3
-#define MAMBA_CPU_UNROLL(count)
 #else
 #define MAMBA_OPS_CPU_SLOW_TO_SANITIZE 0
-#define MAMBA_CPU_PRAGMA(text) _Pragma(#text)
-#define MAMBA_CPU_UNROLL(count) MAMBA_CPU_PRAGMA(GCC unroll count)
 #endif
 
 #undef HWY_DISABLED_TARGETS

@@ -33,20 +33,20 @@ __attribute__((noinline)) void dot_block(const uint16_t* x, int64_t x_stride, co
                                          int64_t k, float* out, int64_t out_stride) {
   constexpr int kSums = (kRows * kCols + 3) / 4 * 4;
   __m512 sums[kSums];
-#pragma GCC unroll 32
+  MAMBA_CPU_UNROLL(32)
   for (int i = 0; i < kSums; ++i) {
     sums[i] = _mm512_setzero_ps();
   }
   const int64_t whole = k / kUnit * kUnit;
   const auto add = [&](__m512bh right, int64_t at, int j) {
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       const __m512bh left = as_bf16(_mm512_load_si512(x + i * x_stride + at));
       sums[i * kCols + j] = _mm512_dpbf16_ps(sums[i * kCols + j], left, right);
     }
   };
   if constexpr (kRows <= kMaxRowsInOrder) {
-#pragma GCC unroll 4
+    MAMBA_CPU_UNROLL(4)
     for (int j = 0; j < kCols; ++j) {
       for (int64_t at = 0; at < whole; at += kUnit) {
         add(as_bf16(_mm512_loadu_si512(w + j * w_stride + at)), at, j);
@@ -55,16 +55,16 @@ __attribute__((noinline)) void dot_block(const uint16_t* x, int64_t x_stride, co
   } else {
     for (int64_t at = 0; at < whole; at += kUnit) {
       __m512bh right[kCols];
-#pragma GCC unroll 8
+      MAMBA_CPU_UNROLL(8)
       for (int j = 0; j < kCols; ++j) {
         const uint16_t* const column = w + j * w_stride + at;
         __builtin_prefetch(column + kCols * w_stride, 0, 2);
         right[j] = as_bf16(_mm512_loadu_si512(column));
       }
-#pragma GCC unroll 8
+      MAMBA_CPU_UNROLL(8)
       for (int i = 0; i < kRows; ++i) {
         const __m512bh left = as_bf16(_mm512_load_si512(x + i * x_stride + at));
-#pragma GCC unroll 8
+        MAMBA_CPU_UNROLL(8)
         for (int j = 0; j < kCols; ++j) {
           sums[i * kCols + j] = _mm512_dpbf16_ps(sums[i * kCols + j], left, right[j]);
         }
@@ -73,13 +73,13 @@ __attribute__((noinline)) void dot_block(const uint16_t* x, int64_t x_stride, co
   }
   if (whole < k) {
     const __mmask32 rest = (uint32_t{1} << (k - whole)) - 1;
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int j = 0; j < kCols; ++j) {
       add(as_bf16(_mm512_maskz_loadu_epi16(rest, w + j * w_stride + whole)), whole, j);
     }
   }
   float added[kSums];
-#pragma GCC unroll 8
+  MAMBA_CPU_UNROLL(8)
   for (int i = 0; i < kSums; i += 4) {
     _mm_storeu_ps(added + i, sums_of_lanes(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]));
   }

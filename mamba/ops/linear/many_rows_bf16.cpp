@@ -55,9 +55,9 @@ template <int kVectors>
 __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
                                               BlockFetch& fetch, float* sums, const Direct& direct) {
   __m512 sum[kRows][kVectors];
-#pragma GCC unroll 8
+  MAMBA_CPU_UNROLL(8)
   for (int64_t i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+    MAMBA_CPU_UNROLL(4)
     for (int64_t v = 0; v < kVectors; ++v) {
       sum[i][v] = add ? _mm512_load_ps(sums + i * kPanel + v * kVector) : _mm512_setzero_ps();
     }
@@ -65,14 +65,14 @@ __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32
   const auto multiply = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
     for (int64_t k = from; k < to; ++k) {
       __m512bh right[kVectors];
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int64_t v = 0; v < kVectors; ++v) {
         right[v] = as_bf16(_mm512_load_si512(panel + (k * kVectors + v) * kVector));
       }
-#pragma GCC unroll 8
+      MAMBA_CPU_UNROLL(8)
       for (int64_t i = 0; i < kRows; ++i) {
         const __m512bh x = as_bf16(_mm512_set1_epi32(static_cast<int>(left[k * kRows + i])));
-#pragma GCC unroll 4
+        MAMBA_CPU_UNROLL(4)
         for (int64_t v = 0; v < kVectors; ++v) {
           sum[i][v] = _mm512_dpbf16_ps(sum[i][v], x, right[v]);
         }
@@ -87,27 +87,27 @@ __attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32
   fetch.last();
   multiply(early, depth);
   if (direct.rows == nullptr) {
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int64_t i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int64_t v = 0; v < kVectors; ++v) {
         _mm512_store_ps(sums + i * kPanel + v * kVector, sum[i][v]);
       }
     }
   } else if (direct.narrow) {
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int64_t i = 0; i < kRows; ++i) {
       auto* const to = static_cast<uint16_t*>(direct.rows[i]) + direct.first;
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int64_t v = 0; v < kVectors; ++v) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + v * kVector), (__m256i)_mm512_cvtneps_pbh(sum[i][v]));
       }
     }
   } else {
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int64_t i = 0; i < kRows; ++i) {
       auto* const to = static_cast<float*>(direct.rows[i]) + direct.first;
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int64_t v = 0; v < kVectors; ++v) {
         _mm512_storeu_ps(to + v * kVector, sum[i][v]);
       }

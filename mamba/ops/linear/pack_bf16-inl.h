@@ -21,20 +21,20 @@ constexpr int64_t pairs_of(int64_t k) {
 // Eight vectors of eight change places: lane j of vector i with lane i of vector j.
 inline void transpose_8x8(__m256i (&r)[8]) {
   __m256i two[8];
-#pragma GCC unroll 4
+  MAMBA_CPU_UNROLL(4)
   for (int i = 0; i < 4; ++i) {
     two[2 * i] = _mm256_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
     two[2 * i + 1] = _mm256_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
   }
   __m256i four[8];
-#pragma GCC unroll 2
+  MAMBA_CPU_UNROLL(2)
   for (int half = 0; half < 8; half += 4) {
     four[half] = _mm256_unpacklo_epi64(two[half], two[half + 2]);
     four[half + 1] = _mm256_unpackhi_epi64(two[half], two[half + 2]);
     four[half + 2] = _mm256_unpacklo_epi64(two[half + 1], two[half + 3]);
     four[half + 3] = _mm256_unpackhi_epi64(two[half + 1], two[half + 3]);
   }
-#pragma GCC unroll 4
+  MAMBA_CPU_UNROLL(4)
   for (int i = 0; i < 4; ++i) {
     r[i] = _mm256_permute2x128_si256(four[i], four[4 + i], 0x20);
     r[4 + i] = _mm256_permute2x128_si256(four[i], four[4 + i], 0x31);
@@ -54,7 +54,7 @@ inline void pack_eight(const uint16_t* const* from, int64_t rows, int64_t count,
   const auto turn = [&](__m256i(&r)[8], int64_t pairs) {
     transpose_8x8(r);
     uint32_t* const out = to + at / 2 * stride;
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < 8; ++i) {
       if (i < pairs) {
         _mm256_store_si256(reinterpret_cast<__m256i*>(out + i * stride), r[i]);
@@ -64,7 +64,7 @@ inline void pack_eight(const uint16_t* const* from, int64_t rows, int64_t count,
   __m256i r[8];
   if (rows == 8) {
     for (; at + 16 <= count; at += 16) {
-#pragma GCC unroll 8
+      MAMBA_CPU_UNROLL(8)
       for (int i = 0; i < 8; ++i) {
         r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from[i] + at));
         if (at % 32 == 0) {

@@ -29,7 +29,7 @@ constexpr __mmask32 first_lanes(int64_t count) {
 }
 
 // Those of 32 elements of a row that `lanes` has, 0 for the others; 0 without a row.
-__attribute__((always_inline)) inline __m512i load_part(const uint16_t* row, int64_t at, __mmask32 lanes) {
+MAMBA_CPU_INLINE inline __m512i load_part(const uint16_t* row, int64_t at, __mmask32 lanes) {
   return row == nullptr ? _mm512_setzero_si512() : _mm512_maskz_loadu_epi16(lanes, row + at);
 }
 
@@ -40,22 +40,22 @@ inline void fetch(const uint16_t* near, int64_t elements) {
 }
 
 // 16 vectors of 16 change places: lane j of vector i with lane i of vector j.
-__attribute__((always_inline)) inline void transpose_16x16(__m512i (&r)[16]) {
+MAMBA_CPU_INLINE inline void transpose_16x16(__m512i (&r)[16]) {
   __m512i t[16];
-#pragma GCC unroll 8
+  MAMBA_CPU_UNROLL(8)
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
   }
   // r[4 q + c]: of each group of four lanes, element c of vectors 4 q ... 4 q + 3.
-#pragma GCC unroll 4
+  MAMBA_CPU_UNROLL(4)
   for (int q = 0; q < 16; q += 4) {
     r[q] = _mm512_unpacklo_epi64(t[q], t[q + 2]);
     r[q + 1] = _mm512_unpackhi_epi64(t[q], t[q + 2]);
     r[q + 2] = _mm512_unpacklo_epi64(t[q + 1], t[q + 3]);
     r[q + 3] = _mm512_unpackhi_epi64(t[q + 1], t[q + 3]);
   }
-#pragma GCC unroll 4
+  MAMBA_CPU_UNROLL(4)
   for (int c = 0; c < 4; ++c) {
     const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xDD);
     const __m512i d = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88),
@@ -65,21 +65,21 @@ __attribute__((always_inline)) inline void transpose_16x16(__m512i (&r)[16]) {
     t[4 + c] = _mm512_shuffle_i32x4(b, e, 0x88);
     t[12 + c] = _mm512_shuffle_i32x4(b, e, 0xDD);
   }
-#pragma GCC unroll 16
+  MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < 16; ++i) {
     r[i] = t[i];
   }
 }
 
 // Elements 0 to 15, and 16 to 31, of two rows side by side.
-__attribute__((always_inline)) inline void interleave(__m512i even, __m512i odd, __m512i& low, __m512i& high) {
+MAMBA_CPU_INLINE inline void interleave(__m512i even, __m512i odd, __m512i& low, __m512i& high) {
   const __m512i a = _mm512_unpacklo_epi16(even, odd), b = _mm512_unpackhi_epi16(even, odd);
   low = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b);
   high = _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b);
 }
 
-__attribute__((always_inline)) inline void store_tile(const __m512i (&r)[16], uint16_t* tile) {
-#pragma GCC unroll 16
+MAMBA_CPU_INLINE inline void store_tile(const __m512i (&r)[16], uint16_t* tile) {
+  MAMBA_CPU_UNROLL(16)
   for (int i = 0; i < 16; ++i) {
     _mm512_store_si512(tile + i * kStep, r[i]);
   }
@@ -109,7 +109,7 @@ inline void pack_left_tiles(const Left& left, int64_t first, int64_t m, int64_t 
       const int64_t at = first + 16 * tile;
       const __mmask32 lanes = first_lanes(m - at);
       __m512i low[16], high[16];
-#pragma GCC unroll 16
+      MAMBA_CPU_UNROLL(16)
       for (int p = 0; p < 16; ++p) {
         const uint16_t* const even = row_of(s * kStep + 2 * p, k);
         const uint16_t* const odd = row_of(s * kStep + 2 * p + 1, k);
@@ -139,7 +139,7 @@ inline void pack_right(const Right& right, int64_t k, int64_t n, int64_t columns
     const uint16_t* const from = data + first * stride + n;
     const __mmask32 lanes = first_lanes(columns);
     const bool both = columns > 16;
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int64_t p = 8 * half; p < 8 * half + 8; ++p) {
       fetch(from, (kStep + 2 * p) * stride);
       fetch(from, (kStep + 2 * p + 1) * stride);
@@ -161,7 +161,7 @@ inline void pack_right(const Right& right, int64_t k, int64_t n, int64_t columns
   const uint16_t* const from = data + (n + begin) * stride + first;
   const __mmask32 lanes = first_lanes(depth);
   __m512i r[16];
-#pragma GCC unroll 16
+  MAMBA_CPU_UNROLL(16)
   for (int64_t j = 0; j < 16; ++j) {
     fetch(from, j * stride + 4 * kStep);
     r[j] = load_part(begin + j < columns ? from : nullptr, j * stride, lanes);

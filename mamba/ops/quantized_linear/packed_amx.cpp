@@ -84,8 +84,8 @@ class Walk {
  private:
   using Total = __m512 (&)[kRows];
 
-  __attribute__((always_inline)) static void clear(Total total) {
-#pragma GCC unroll 8
+  MAMBA_CPU_INLINE static void clear(Total total) {
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       total[i] = _mm512_setzero_ps();
     }
@@ -93,7 +93,7 @@ class Walk {
 
   // Codes of 4 bits as bytes.
   template <int kOdd>
-  __attribute__((always_inline)) void apart(const uint8_t* codes) {
+  MAMBA_CPU_INLINE void apart(const uint8_t* codes) {
     if constexpr (kBits == 4) {
       const __m512i mask = _mm512_set1_epi8(15);
       uint8_t* to = bytes_[kOdd];
@@ -108,7 +108,7 @@ class Walk {
   // The group at at_, whose codes are apart. Then the next one's come apart: behind the last there is one, too, of
   // whatever is there, as long as it is weights.
   template <int kOdd>
-  __attribute__((always_inline)) void multiply() {
+  MAMBA_CPU_INLINE void multiply() {
     constexpr int kOf = 2 * kOdd;
     const uint8_t* codes = kBits == 4 ? bytes_[kOdd] : at_;
     const uint8_t* x = x_.bytes + group_ * weight_.group_size;
@@ -134,12 +134,12 @@ class Walk {
   }
 
   template <int kOdd>
-  __attribute__((always_inline)) void finish(Total total) {
+  MAMBA_CPU_INLINE void finish(Total total) {
     constexpr int kOf = 2 * kOdd;
     tiles_.template store<kHighSums + kOf>(sums_[0], kTileRowBytes);
     tiles_.template store<kLowSums + kOf>(sums_[1], kTileRowBytes);
     const GroupScales scales(weight_, finished_ + weight_.code_bytes());
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
       const __m512i high = _mm512_load_si512(sums_[0] + i * 16);
       const __m512i low = _mm512_add_epi32(_mm512_load_si512(sums_[1] + i * 16), x_.start(i, finished_group_));
@@ -150,7 +150,7 @@ class Walk {
       finished_group_ = 0;
       const int64_t begin = std::max(column_, out_.begin);
       const int64_t count = std::min(column_ + kColumns, out_.end) - begin;
-#pragma GCC unroll 8
+      MAMBA_CPU_UNROLL(8)
       for (int i = 0; i < kRows; ++i) {
         store_columns(total[i], begin, count, out_.bias, out_.y, out_.row + i);
       }

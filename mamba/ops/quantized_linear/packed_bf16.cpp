@@ -39,7 +39,7 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
   constexpr int64_t kAhead = kRows >= 3 ? kFetchManyAhead : kFetchFew ? kFetchFewAhead : 0;
   const __m512i mask = _mm512_set1_epi8(15);
   __m512 sums[kRows];
-#pragma GCC unroll 8
+  MAMBA_CPU_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
     sums[i] = _mm512_setzero_ps();
   }
@@ -49,9 +49,9 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
   for (int64_t g = 0; g < x.groups; ++g) {
     __m512i high[kRows][kSums];
     __m512i low[kRows][kSums];
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int v = 0; v < kSums; ++v) {
         high[i][v] = _mm512_setzero_si512();
         low[i][v] = v == 0 ? x.start(i, g) : _mm512_setzero_si512();
@@ -59,7 +59,7 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
     }
     for (const uint8_t* const codes_end = at + code_bytes; at < codes_end; at += 64 * kWords) {
       __m512i codes[kApart];
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int w = 0; w < kWords; ++w) {
         const __m512i words = _mm512_loadu_si512(at + 64 * w);
         if constexpr (kAhead > 0) {
@@ -72,9 +72,9 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
           codes[2 * w + 1] = _mm512_and_si512(_mm512_srli_epi32(words, 4), mask);
         }
       }
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int v = 0; v < kApart; ++v) {
-#pragma GCC unroll 8
+        MAMBA_CPU_UNROLL(8)
         for (int i = 0; i < kRows; ++i) {
           const uint8_t* const four = bytes + i * x.row_bytes + 4 * v;
           high[i][v % kSums] = _mm512_dpbusd_epi32(high[i][v % kSums], codes[v], four_for_all(four));
@@ -85,9 +85,9 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
     }
     const GroupScales scales(weight, at);
     at += 2 * weight.scale_bytes();
-#pragma GCC unroll 8
+    MAMBA_CPU_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int v = 1; v < kSums; ++v) {
         high[i][0] = _mm512_add_epi32(high[i][0], high[i][v]);
         low[i][0] = _mm512_add_epi32(low[i][0], low[i][v]);
@@ -95,7 +95,7 @@ __attribute__((noinline)) void multiply_block(const Packed& weight, const uint8_
       sums[i] = x.add_group(i, g, high[i][0], low[i][0], scales, sums[i]);
     }
   }
-#pragma GCC unroll 8
+  MAMBA_CPU_UNROLL(8)
   for (int i = 0; i < kRows; ++i) {
     total[i] = sums[i];
   }

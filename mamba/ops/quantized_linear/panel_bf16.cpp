@@ -32,7 +32,7 @@ void pack_block(const Packed& weight, const uint8_t* block, int64_t begin, int64
         word = _mm512_srli_epi32(word, kBits);
         return _mm512_fmadd_ps(code, scale, bias);
       };
-#pragma GCC unroll 4
+      MAMBA_CPU_UNROLL(4)
       for (int c = 0; c < 32 / kBits; c += 2) {
         const __m512 even = next();
         const __m512 odd = next();
