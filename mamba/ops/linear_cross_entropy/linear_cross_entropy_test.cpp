@@ -3,11 +3,9 @@
 #include <gtest/gtest.h>
 #include <mlx/mlx.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
-#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -15,7 +13,7 @@
 #include "mamba/base/error.h"
 #include "mamba/base/memory.h"
 #include "mamba/base/threads.h"
-#include "mamba/ops/linear/exact_testing.h"
+#include "mamba/ops/linear_cross_entropy/exact_testing.h"
 #ifndef __APPLE__
 #include "mamba/base/error_testing.h"
 #include "mamba/ops/cpu/amx.h"
@@ -53,13 +51,6 @@ std::vector<uint8_t> bits(const mx::array& a) {
   return {flat.data<uint8_t>(), flat.data<uint8_t>() + flat.nbytes()};
 }
 
-// Everything in float64: log-probabilities, the gradients by x and W for the cotangent g, and bounds for what float32
-// arithmetic may miss them by.
-struct Exact {
-  std::vector<double> log_probability, log_probability_bound;
-  std::vector<double> dx, dx_bound, dweight, dweight_bound;
-};
-
 // What the gradient of a logit loses, relatively, before it is multiplied: half a unit of bfloat16's last place where
 // products are of bfloat16, nothing elsewhere.
 double gradient_rounding(const mx::array& x, const mx::array& weight) {
@@ -71,47 +62,6 @@ double gradient_rounding(const mx::array& x, const mx::array& weight) {
   }
 #endif
   return 0;
-}
-
-Exact exact_results(const mx::array& x, const mx::array& weight, const std::vector<int>& targets,
-                    const std::vector<float>& g) {
-  const std::vector<float> xs = values(x), ws = values(weight);
-  const auto n = static_cast<size_t>(weight.shape(0)), k = static_cast<size_t>(weight.shape(1)), m = targets.size();
-  const double epsilon = 0x1p-24, rounding = gradient_rounding(x, weight);
-  Exact exact{std::vector<double>(m),     std::vector<double>(m),     std::vector<double>(m * k),
-              std::vector<double>(m * k), std::vector<double>(n * k), std::vector<double>(n * k)};
-  const testing::Exact all = testing::exact_product(xs, ws, m, n, k);
-  for (size_t i = 0; i < m; ++i) {
-    const std::span<const double> logits(all.sums.data() + i * n, n);
-    const double worst = *std::max_element(all.magnitudes.begin() + static_cast<std::ptrdiff_t>(i * n),
-                                           all.magnitudes.begin() + static_cast<std::ptrdiff_t>((i + 1) * n));
-    const double maximum = *std::max_element(logits.begin(), logits.end());
-    double sum = 0;
-    for (const double logit : logits) {
-      sum += std::exp(logit - maximum);
-    }
-    const double log_sum = maximum + std::log(sum);
-    const auto target = static_cast<size_t>(targets[i]);
-    exact.log_probability[i] = logits[target] - log_sum;
-    // The logits' own errors, those of exp and of summing its values, and the last rounding.
-    const double logit_error = static_cast<double>(k + 2) * epsilon * worst + 2 * epsilon * std::abs(log_sum);
-    const double error = 2 * logit_error + 4e-7 + static_cast<double>(std::min<size_t>(n, 2048) + 8) * epsilon;
-    exact.log_probability_bound[i] = error + epsilon * std::abs(exact.log_probability[i]);
-    for (size_t j = 0; j < n; ++j) {
-      const double p = std::exp(logits[j] - log_sum);
-      const double gradient = static_cast<double>(g[i]) * ((j == target ? 1.0 : 0.0) - p);
-      const double magnitude = std::abs(static_cast<double>(g[i])) * (p + (j == target ? 1.0 : 0.0));
-      const double bound =
-          magnitude * (error + static_cast<double>(n + m + 8) * epsilon) + rounding * std::abs(gradient);
-      for (size_t l = 0; l < k; ++l) {
-        exact.dx[i * k + l] += gradient * static_cast<double>(ws[j * k + l]);
-        exact.dx_bound[i * k + l] += bound * std::abs(static_cast<double>(ws[j * k + l]));
-        exact.dweight[j * k + l] += gradient * static_cast<double>(xs[i * k + l]);
-        exact.dweight_bound[j * k + l] += bound * std::abs(static_cast<double>(xs[i * k + l]));
-      }
-    }
-  }
-  return exact;
 }
 
 ::testing::AssertionResult within(const mx::array& got, const std::vector<double>& exact,
@@ -145,7 +95,9 @@ void check_case(int tokens, int words, int width, mx::Dtype x_dtype, mx::Dtype w
   const mx::array x = random_array({tokens, width}, x_dtype, 1), weight = random_array({words, width}, w_dtype, 2);
   const mx::array targets = random_targets({tokens}, words, 3), g = random_array({tokens}, mx::float32, 4);
   const std::vector<float> target_values = values(targets);
-  const Exact exact = exact_results(x, weight, std::vector<int>(target_values.begin(), target_values.end()), values(g));
+  const testing::ExactLogProbability exact = testing::exact_log_probability(
+      values(x), values(weight), std::vector<int>(target_values.begin(), target_values.end()), values(g),
+      static_cast<size_t>(width), gradient_rounding(x, weight));
   const mx::array got = linear_log_probability(x, weight, targets);
   ASSERT_EQ(got.shape(), (mx::Shape{tokens}));
   ASSERT_EQ(got.dtype(), mx::float32);
@@ -315,7 +267,7 @@ TEST(LinearCrossEntropy, DependsOnNeitherThreadsNorNeighbours) {
 }
 
 TEST(LinearCrossEntropy, NeverHoldsTheLogits) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef MAMBA_SANITIZED
   GTEST_SKIP() << "a sanitizer's own memory would be counted";
 #endif
   constexpr int kTokens = 6000, kWords = 20000, kWidth = 8;  // logits: 480 MB
