@@ -76,7 +76,11 @@ TEST(ChatTemplate, SaysWhereAndWhat) {
 }
 
 TEST(ChatTemplate, BoundsTimeMemoryAndNesting) {
+#ifndef MAMBA_SANITIZED  // four million times round a loop take 15 s there
   EXPECT_THAT(refusal("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"),
+              HasSubstr("steps"));
+#endif
+  EXPECT_THAT(refusal("{% for i in range(99999) %}{% set sorted = range(9999) | sort %}{% endfor %}"),
               HasSubstr("steps"));
   EXPECT_THAT(
       refusal("{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"),
