@@ -4,7 +4,7 @@
 printf '{"prompt":"Q: who?\\n","completion":"A: me."}\n{"prompt":"Q: where?\\n","completion":"A: here."}\n' > qa.jsonl
 common="--data qa.jsonl --seq-len 48 --warmup 0 --schedule constant"
 
-mlx_mamba finetune $common --lora-rank 4 --lr 0.01 --steps 80 --weight-decay 0 --out adapted > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 4 --lr 0.01 --steps 25 --weight-decay 0 --out adapted > out 2> err || fail "$(cat err)"
 json adapted/metrics.jsonl "d[-1]['loss'] < 0.3 * d[0]['loss']"
 ls adapted/adapter > out
 expect_line adapter_config.json out
@@ -19,15 +19,15 @@ mlx_mamba generate --model merged --prompt "Q: where?
 expect_same with out
 
 # Resumed in the middle it is the same adapter.
-mlx_mamba finetune $common --lora-rank 2 --steps 8 --save-every 4 --out straight > out 2> err || fail "$(cat err)"
-mlx_mamba finetune $common --lora-rank 2 --steps 4 --save-every 4 --out halves > out 2> err || fail "$(cat err)"
-mlx_mamba finetune --out halves --resume --steps 8 > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 2 --steps 4 --out straight > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 2 --steps 2 --out halves > out 2> err || fail "$(cat err)"
+mlx_mamba finetune --out halves --resume --steps 4 > out 2> err || fail "$(cat err)"
 expect_same straight/adapter/adapter_model.safetensors halves/adapter/adapter_model.safetensors
 
 # So it is with averaged weights.
-mlx_mamba finetune $common --lora-rank 2 --average 0.9 --steps 8 --save-every 4 --out straight_mean > out 2> err || fail "$(cat err)"
-mlx_mamba finetune $common --lora-rank 2 --average 0.9 --steps 4 --save-every 4 --out halves_mean > out 2> err || fail "$(cat err)"
-mlx_mamba finetune --out halves_mean --resume --steps 8 > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 2 --average 0.9 --steps 4 --out straight_mean > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lora-rank 2 --average 0.9 --steps 2 --out halves_mean > out 2> err || fail "$(cat err)"
+mlx_mamba finetune --out halves_mean --resume --steps 4 > out 2> err || fail "$(cat err)"
 expect_same straight_mean/adapter/adapter_model.safetensors halves_mean/adapter/adapter_model.safetensors
 if cmp -s straight/adapter/adapter_model.safetensors straight_mean/adapter/adapter_model.safetensors; then
   fail "the adapter that was saved is not the average"
@@ -35,13 +35,13 @@ fi
 
 # One target alone acts.
 for target in in_proj x_proj dt_proj out_proj; do
-  mlx_mamba finetune $common --lora-rank 2 --lora-targets $target --lr 0.01 --steps 20 --out "$target" > out 2> err ||
+  mlx_mamba finetune $common --lora-rank 2 --lora-targets $target --lr 0.01 --steps 6 --out "$target" > out 2> err ||
     fail "$(cat err)"
-  json "$target/metrics.jsonl" "d[-1]['loss'] < d[0]['loss']"
+  json "$target/metrics.jsonl" "d[-1]['loss'] < 0.95 * d[0]['loss']"
 done
 
 # All weights.
-mlx_mamba finetune $common --lr 0.002 --steps 30 --dtype bfloat16 --out whole > out 2> err || fail "$(cat err)"
+mlx_mamba finetune $common --lr 0.002 --steps 12 --dtype bfloat16 --out whole > out 2> err || fail "$(cat err)"
 json whole/metrics.jsonl "d[-1]['loss'] < 0.3 * d[0]['loss']"
 mlx_mamba score --model whole/last --text "A: me." > out || fail "the checkpoint does not open"
 
