@@ -62,6 +62,13 @@ uint64_t sum_of(const uint64_t* from, int64_t count) {
 
 constexpr int64_t kGrain = 1 << 15;  // words of a range, 256 KB
 
+// Rows and columns of the matrices that a CPU multiplies.
+#ifdef MAMBA_SANITIZED
+constexpr int kCpuSize = 192;  // what it measures means nothing there
+#else
+constexpr int kCpuSize = 1536;
+#endif
+
 mx::array random_matrix(int size, mx::Dtype dtype) {
   mx::array out = mx::astype(mx::random::uniform(-0.5f, 0.5f, {size, size}, mx::float32), dtype);
   mx::eval(out);
@@ -105,7 +112,9 @@ double ReadingMeter::measure() const {
 }
 
 ArithmeticMeter::ArithmeticMeter(mx::Dtype dtype)
-    : size_(default_is_cpu() ? 1536 : 8192), left_(random_matrix(size_, dtype)), right_(random_matrix(size_, dtype)) {}
+    : size_(default_is_cpu() ? kCpuSize : 8192),
+      left_(random_matrix(size_, dtype)),
+      right_(random_matrix(size_, dtype)) {}
 
 double ArithmeticMeter::measure() const {
   const double operations = 2.0 * size_ * size_ * size_;
