@@ -9,16 +9,8 @@
 #include <utility>
 
 #include "mamba/base/error.h"
+#include "mamba/ops/gpu/host_stack.h"
 
-// GCC defines these itself.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
-#define __SANITIZE_ADDRESS__
-#endif
-#if __has_feature(thread_sanitizer) && !defined(__SANITIZE_THREAD__)
-#define __SANITIZE_THREAD__
-#endif
-#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -30,7 +22,6 @@ namespace mamba::ops::gpu::host {
 
 namespace {
 
-constexpr int64_t kStackBytes = 256 << 10;
 constexpr int kMostPosted = 32;             // numbers that a lane hands to the others at once
 constexpr int64_t kSharedBytes = 32 << 10;  // what Metal gives a group
 
@@ -39,7 +30,7 @@ enum class Waiting { kNothing, kBarrier, kPartBarrier, kGridBarrier, kShuffle, k
 // Boost.Context's, which switch without asking the system (ucontext's save the signal mask).
 struct Fiber {
   boost::context::fiber context;
-  std::unique_ptr<char[]> stack;
+  Stack stack;
   Waiting waiting = Waiting::kNothing;
   bool begun = false;
   int64_t shared_used = 0;
@@ -50,8 +41,8 @@ struct Fiber {
 
   [[nodiscard]] boost::context::stack_context stack_context() const {
     boost::context::stack_context out;
-    out.size = kStackBytes;
-    out.sp = stack.get() + kStackBytes;
+    out.size = Stack::kBytes;
+    out.sp = stack.end();
     return out;
   }
 };
@@ -150,7 +141,7 @@ void resume(int thread) {
 #endif
   }
   void* saved = nullptr;
-  before_switch(&saved, fiber.stack.get(), kStackBytes, fiber.sanitizer);
+  before_switch(&saved, fiber.stack.begin(), Stack::kBytes, fiber.sanitizer);
   fiber.context = std::move(fiber.context).resume();
   after_switch(saved, nullptr, nullptr);
 }
@@ -276,9 +267,6 @@ OwnedGroup make_group(Body body, const Launch& launch) {
   made->launch = &launch;
   made->body = body;
   made->fibers.resize(static_cast<size_t>(launch.threads));
-  for (Fiber& fiber : made->fibers) {
-    fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
-  }
   for (std::vector<float>& row : made->posted) {
     row.resize(static_cast<size_t>(launch.threads * kMostPosted));
   }

@@ -7,26 +7,36 @@
 
 #include <mlx/array.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
-#include <vector>
+#include <string_view>
+
+#include "mamba/base/error.h"
 
 namespace mamba::ops::gpu::host {
 
 constexpr int kSimdWidth = 32;
 
+// Each thread makes them of each of its arrays, so they lie on its stack.
 class Sizes {
  public:
-  explicit Sizes(std::vector<int64_t> values) : values_(std::move(values)) {}
+  template <typename Values>
+  explicit Sizes(const Values& values) {
+    check(values.size() <= kMost, "a GPU kernel was given an array of {} dimensions", values.size());
+    std::copy(values.begin(), values.end(), values_.begin());
+  }
   // 0 past the end, as for an array that stands in for an absent one.
   int64_t operator[](int axis) const {
-    return static_cast<size_t>(axis) < values_.size() ? values_[static_cast<size_t>(axis)] : 0;
+    return static_cast<size_t>(axis) < kMost ? values_[static_cast<size_t>(axis)] : 0;
   }
 
  private:
-  std::vector<int64_t> values_;
+  static constexpr size_t kMost = 8;
+  std::array<int64_t, kMost> values_{};
 };
 
 class Output;
@@ -80,16 +90,16 @@ class Output {
 };
 
 struct Launch {
-  std::map<std::string, const mlx::core::array*> inputs;
-  std::map<std::string, mlx::core::array*> outputs;
-  std::map<std::string, int> constants;  // a dtype as its mx::Dtype::Val
+  std::map<std::string, const mlx::core::array*, std::less<>> inputs;
+  std::map<std::string, mlx::core::array*, std::less<>> outputs;
+  std::map<std::string, int, std::less<>> constants;  // a dtype as its mx::Dtype::Val
   int groups[3];
   int threads;
 
   // Throw Error where there is no such name.
-  Input input(const std::string& name) const;
-  Output output(const std::string& name) const;
-  int constant(const std::string& name) const;
+  Input input(std::string_view name) const;
+  Output output(std::string_view name) const;
+  int constant(std::string_view name) const;
 };
 
 using Body = void (*)(const Launch& launch);

@@ -2,7 +2,7 @@
 #include <mlx/types/half_types.h>
 
 #include <cstdint>
-#include <string>
+#include <string_view>
 
 #include "mamba/base/error.h"
 #include "mamba/ops/gpu/host.h"
@@ -60,7 +60,7 @@ Output Output::operator+(int64_t by) const {
 }
 
 Sizes Input::shape() const {
-  return Sizes({array_->shape().begin(), array_->shape().end()});
+  return Sizes(array_->shape());
 }
 
 int Input::number_bytes() const {
@@ -68,7 +68,7 @@ int Input::number_bytes() const {
 }
 
 Sizes Input::strides() const {
-  return Sizes({array_->strides().begin(), array_->strides().end()});
+  return Sizes(array_->strides());
 }
 
 Output Input::writable() const {
@@ -113,19 +113,19 @@ double Output::load(int64_t i) const {
   return Input(*array_)[i];
 }
 
-Input Launch::input(const std::string& name) const {
+Input Launch::input(std::string_view name) const {
   const auto it = inputs.find(name);
   check(it != inputs.end(), "this GPU kernel has no input {}", name);
   return Input(*it->second);
 }
 
-Output Launch::output(const std::string& name) const {
+Output Launch::output(std::string_view name) const {
   const auto it = outputs.find(name);
   check(it != outputs.end(), "this GPU kernel has no output {}", name);
   return Output(*it->second);
 }
 
-int Launch::constant(const std::string& name) const {
+int Launch::constant(std::string_view name) const {
   const auto it = constants.find(name);
   check(it != constants.end(), "this GPU kernel has no constant {}", name);
   return it->second;

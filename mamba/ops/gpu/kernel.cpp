@@ -110,7 +110,7 @@ class HostKernel : public mx::Primitive {
   HostBody body_;
   std::vector<std::string> inputs_, outputs_;
   Grid grid_;
-  std::map<std::string, int> constants_;
+  std::map<std::string, int, std::less<>> constants_;
 };
 
 // What MLX looks for in a source to see which arguments a kernel has, and a mark of all that is compiled.
