@@ -23,7 +23,11 @@ namespace {
 constexpr const char* kFormat = "mlx-mamba run 1";
 constexpr double kHeldOut = 0.05;
 constexpr int64_t kFewestWindowsToSplit = 20;
+#ifdef MAMBA_SANITIZED
+constexpr int kSampleTokens = 8;  // a test of many runs waits for each of them
+#else
 constexpr int kSampleTokens = 120;
+#endif
 
 // Paths in config.json must hold wherever the run is resumed from.
 std::vector<std::string> absolute(const std::vector<std::string>& paths) {
