@@ -78,13 +78,13 @@ mamba_install_rpath(mamba_shared ${CMAKE_INSTALL_LIBDIR})
 
 install(TARGETS mamba_shared EXPORT mlx-mamba-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT mlx-mamba-targets NAMESPACE mlx-mamba:: DESTINATION ${_package})
-# Of an op its contract, of which packed.h is part, and its reference; of the other layers every header but what serves
+# Of an op its contract, of which packed.h and flat.h are part, and its reference; of the other layers every header but what serves
 # one folder or its tests.
 file(GLOB _op_headers RELATIVE ${CMAKE_SOURCE_DIR} CONFIGURE_DEPENDS mamba/ops/*/*.h)
 foreach(header ${_op_headers})
   get_filename_component(folder ${header} DIRECTORY)
   get_filename_component(op ${folder} NAME)
-  if(header MATCHES "/(${op}|reference|packed)\\.h$")
+  if(header MATCHES "/(${op}|reference|packed|flat)\\.h$")
     install(FILES ${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/${folder})
   endif()
 endforeach()

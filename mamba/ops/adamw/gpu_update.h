@@ -1,5 +1,5 @@
-// GPU kernel, in the dialect of ops/gpu: one step of AdamW, element by element. All are (count,); `factors` are those of
-// Factors in kernel.h, in their order.
+// GPU kernel, in the dialect of ops/gpu: one step of AdamW, element by element. All are (count,); `factors` are those
+// of Factors in kernel.h, in their order.
 const float beta1 = float(factors[0]);
 const float one_minus_beta1 = float(factors[1]);
 const float beta2 = float(factors[2]);
