@@ -21,11 +21,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "mamba/base/threads.h"
 #include "mamba/ops/cpu/lanes-inl.h"
 #include "mamba/ops/selective_scan/block-inl.h"
 #include "mamba/ops/selective_scan/chunk-inl.h"
+#include "mamba/ops/selective_scan/ends-inl.h"
 #include "mamba/ops/selective_scan/kernel.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -284,85 +286,71 @@ void add_blocks(const scan::Inputs& in, const scan::Gradients& out, const scan::
   }
 }
 
-// Cotangents of the state into the layout of the kernels; sums start at 0.
-void start_back(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Workspace& work) {
-  const int64_t blocks = scan::num_blocks(in.channels);
-  const int64_t state_floats = in.states * kBlock;
-  std::fill(work.carry, work.BC, 0.0f);
-  for (int64_t task = 0; task < in.batch * blocks; ++task) {
-    const int64_t first = task % blocks * kBlock;
-    const float* rows = cotangents.state + (task / blocks * in.channels + first) * in.states;
-    transpose(rows, in.states, std::min(kBlock, in.channels - first), in.states, work.carry + task * state_floats,
-              kBlock);
-  }
-}
-
+// Positions [t0, t1) of all blocks as two loops: their gradients, then the sums over blocks.
 template <typename T>
-void add_batch(const float* sums, int64_t batch, int64_t blocks, int64_t channels, T* out) {
-  for (int64_t c = 0; c < channels; ++c) {
-    float sum = 0.0f;
-    for (int64_t b = 0; b < batch; ++b) {
-      sum += sums[(b * blocks + c / kBlock) * kBlock + c % kBlock];
-    }
-    out[c] = static_cast<T>(sum);
-  }
-}
+struct ChunkLoops {
+  const scan::Inputs* in;
+  const scan::Cotangents* cotangents;
+  const scan::Gradients* out;
+  const scan::Workspace* work;
+  int64_t t0, t1;
 
-void end_back(const scan::Inputs& in, const scan::Gradients& out, const scan::Workspace& work) {
-  const int64_t blocks = scan::num_blocks(in.channels);
-  const int64_t state_floats = in.states * kBlock;
-  for (int64_t index = 0; index < blocks; ++index) {
-    const int64_t first = index * kBlock;
-    const int64_t count = std::min(kBlock, in.channels - first);
-    float* sum = work.A + index * state_floats;
-    for (int64_t b = 1; b < in.batch; ++b) {
-      const float* other = work.A + (b * blocks + index) * state_floats;
-      for (int64_t i = 0; i < state_floats; ++i) {
-        sum[i] += other[i];
-      }
-    }
-    transpose(sum, kBlock, in.states, count, out.A + first * in.states, in.states);
-    for (int64_t b = 0; out.initial_state != nullptr && b < in.batch; ++b) {
-      transpose(work.carry + (b * blocks + index) * state_floats, kBlock, in.states, count,
-                out.initial_state + (b * in.channels + first) * in.states, in.states);
+  void walk(int64_t begin, int64_t end) {
+    const int64_t blocks = scan::num_blocks(in->channels);
+    for (int64_t task = begin; task < end; ++task) {
+      // Neighbouring blocks share pages, and the next one's rows are fetched in time.
+      chunk_back<T>(*in, *cotangents, *out, *work, t0, t1, task / blocks, task % blocks, task + 1 < end);
     }
   }
-  const auto per_channel = [&](const float* sums, cpu::Element element, void* gradient) {
-    if (gradient != nullptr) {
-      cpu::visit(element, [&](auto type) {
-        add_batch(sums, in.batch, blocks, in.channels, static_cast<decltype(type)*>(gradient));
-      });
+
+  void add(int64_t begin, int64_t end) {
+    const int64_t count = t1 - t0;
+    for (int64_t i = begin; i < end; ++i) {
+      add_blocks<T>(*in, *out, *work, i / count, t0 + i % count, t0);
     }
-  };
-  per_channel(work.D, in.D.element, out.D);
-  per_channel(work.bias, in.delta_bias.element, out.delta_bias);
+  }
+};
+
+// All chunks in one go: threads need not be joined between them, and each comes back to its own blocks, whose sums are
+// near it.
+template <typename T>
+void chunks_back(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Gradients& out,
+                 const scan::Workspace& work) {
+  constexpr int64_t kPositionsAtOnce = 16;
+  const int64_t blocks = scan::num_blocks(in.channels);
+  const auto chunks = static_cast<size_t>(scan::num_kept(in.length) + 1);
+  std::vector<ChunkLoops<T>> loops;
+  std::vector<Phase> phases;
+  loops.reserve(chunks);
+  phases.reserve(2 * chunks);
+  for (int64_t t0 = scan::num_kept(in.length) * kKept; t0 >= 0; t0 -= kKept) {
+    const int64_t t1 = std::min(t0 + kKept, in.length);
+    loops.push_back({&in, &cotangents, &out, &work, t0, t1});
+    phases.push_back({.count = in.batch * blocks, .grain = 1, .body = RangeFn::to<&ChunkLoops<T>::walk>(loops.back())});
+    phases.push_back({.count = in.batch * (t1 - t0),
+                      .grain = kPositionsAtOnce,
+                      .body = RangeFn::to<&ChunkLoops<T>::add>(loops.back())});
+  }
+  parallel_phases(phases);
 }
 
 void scan_backward(const scan::Inputs& in, const scan::Cotangents& cotangents, const scan::Gradients& out) {
-  const int64_t blocks = scan::num_blocks(in.channels);
+  constexpr int64_t kBlocksAtOnce = 8;
   const scan::Workspace work = divide(in, out.workspace);
-  start_back(in, cotangents, work);
-  cpu::visit(in.element, [&](auto type) {
-    using T = decltype(type);
-    for (int64_t t0 = scan::num_kept(in.length) * kKept; t0 >= 0; t0 -= kKept) {
-      const int64_t t1 = std::min(t0 + kKept, in.length);
-      // Neighbouring blocks share pages, and the next one's rows are fetched in time.
-      const int64_t together = std::clamp<int64_t>(in.batch * blocks / (4 * num_threads()), 1, 8);
-      parallel_for(in.batch * blocks, together, [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-          chunk_back<T>(in, cotangents, out, work, t0, t1, task / blocks, task % blocks, task + 1 < end);
-        }
-      });
-      const int64_t count = t1 - t0;
-      const int64_t grain = std::max<int64_t>(1, 65536 / (blocks * in.states));
-      parallel_for(in.batch * count, grain, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          add_blocks<T>(in, out, work, i / count, t0 + i % count, t0);
-        }
-      });
+  const int64_t blocks = scan::num_blocks(in.channels);
+  parallel_for(in.batch * blocks, kBlocksAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      start_block(in, cotangents, work, task);
     }
   });
-  end_back(in, out, work);
+  if (in.batch * blocks * in.length > 0) {
+    cpu::visit(in.element, [&](auto type) { chunks_back<decltype(type)>(in, cotangents, out, work); });
+  }
+  parallel_for(blocks, kBlocksAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) {
+      end_block(in, out, work, index);
+    }
+  });
 }
 
 }  // namespace
