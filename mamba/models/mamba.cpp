@@ -4,11 +4,13 @@
 #include <mlx/transforms.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "mamba/base/error.h"
 #include "mamba/models/pack.h"
 #include "mamba/models/sent_blocks.h"
 #include "mamba/models/spans.h"
+#include "mamba/models/weight_block.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/dropout/dropout.h"
 #include "mamba/ops/linear/linear.h"
@@ -30,6 +32,21 @@ const mx::array& floats_of(const nn::Matrix& matrix) {
                     matrix.quantized->bits));
   }
   return matrix.weight;
+}
+
+// What a CPU's step reads of each layer beside its matrices, side by side in large pages.
+void move_side_by_side(std::vector<DerivedParameters>& derived) {
+  const auto for_each = [&](const std::function<void(mx::array&)>& f) {
+    for (DerivedParameters& layer : derived) {
+      for (mx::array* part : {&layer.A, &layer.D, &layer.dt_bias}) {
+        f(*part);
+      }
+    }
+  };
+  size_t total = 0;
+  for_each([&](const mx::array& part) { total += WeightBlock::room(part.nbytes()); });
+  WeightBlock block(total);
+  for_each([&](mx::array& part) { part = block.take_copy(part); });
 }
 
 }  // namespace
@@ -126,6 +143,7 @@ void MambaLM::prepare() {
     pack_matrices(*this);
   }
   if (ops::can_step_on_cpu(mx::to_stream({}))) {
+    move_side_by_side(derived_);
     read_for_cpu_step();
   }
   if (ops::can_step_model(1, mx::to_stream({}))) {

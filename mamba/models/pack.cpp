@@ -8,19 +8,40 @@ namespace mamba::models {
 
 namespace mx = mlx::core;
 
+namespace {
+
+// Of floats. Larger ones are moved by move_to_large_pages() where that pays, and are not to be in memory twice.
+constexpr size_t kSmall = size_t{8} << 20;
+
+bool is_to_pack(const nn::Matrix& matrix) {
+  return matrix.quantized && !matrix.packed;
+}
+
+bool is_to_move(const nn::Matrix& matrix) {
+  return !matrix.quantized && matrix.weight.nbytes() <= kSmall;
+}
+
+}  // namespace
+
 void pack_matrices(MambaLM& model) {
-  size_t total = 0;
+  size_t codes = 0;
+  size_t floats = 0;
   model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) {
-    if (matrix.quantized && !matrix.packed) {
-      total += WeightBlock::room(ops::packed_bytes(matrix.parts()));
+    if (is_to_pack(matrix)) {
+      codes += WeightBlock::room(ops::packed_bytes(matrix.parts()));
+    } else if (is_to_move(matrix)) {
+      floats += WeightBlock::room(matrix.weight.nbytes());
     }
   });
-  if (total == 0) {
+  if (codes == 0) {
     return;
   }
-  WeightBlock block(total);
+  WeightBlock block(codes + floats);
   model.visit_matrices("", [&](const std::string&, nn::Matrix& matrix) {
-    if (!matrix.quantized || matrix.packed) {
+    if (is_to_move(matrix)) {
+      matrix.weight = block.take_copy(matrix.weight);
+    }
+    if (!is_to_pack(matrix)) {
       return;
     }
     const ops::QuantizedWeight parts = matrix.parts();

@@ -1,5 +1,9 @@
 #include "mamba/models/weight_block.h"
 
+#include <mlx/ops.h>
+
+#include <cstring>
+
 #include "mamba/base/memory.h"
 
 namespace mamba::models {
@@ -26,6 +30,13 @@ mx::array WeightBlock::take(const mx::Shape& shape, mx::Dtype dtype) {
   mx::array weight = io::array_in_block(block_, offset_, shape, dtype);
   offset_ += room(weight.nbytes());
   return weight;
+}
+
+mx::array WeightBlock::take_copy(const mx::array& weight) {
+  mx::array rows = mx::contiguous(weight);
+  rows.eval();
+  std::memcpy(next(), rows.data<char>(), rows.nbytes());
+  return take(rows.shape(), rows.dtype());
 }
 
 }  // namespace mamba::models

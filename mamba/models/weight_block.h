@@ -22,6 +22,8 @@ class WeightBlock {
   std::byte* next() const { return memory_.get() + offset_; }
   // The weight whose bytes are at next(), which moves on. It keeps the block's memory.
   mlx::core::array take(const mlx::core::Shape& shape, mlx::core::Dtype dtype);
+  // A copy of `weight`, which is evaluated, row by row.
+  mlx::core::array take_copy(const mlx::core::array& weight);
 
  private:
   std::shared_ptr<std::byte> memory_;
