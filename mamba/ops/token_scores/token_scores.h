@@ -1,5 +1,5 @@
 // What choosing a token needs to know of one row of logits in memory, with vectors: plain C++ took longer for it than
-// for many a layer. On the calling thread; the same result on every run.
+// for many a layer. On all threads; the same result on every run, however many they are.
 #pragma once
 
 #include <cstdint>

@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "mamba/base/threads.h"
+
 namespace mamba::ops {
 namespace {
 
@@ -23,7 +25,7 @@ std::vector<float> random_logits(size_t count, float middle, float spread) {
 }
 
 TEST(TokenScores, LogSumExpIsThatOfDoubles) {
-  for (const size_t count : {1u, 2u, 15u, 16u, 17u, 1023u, 1024u, 1041u, 50280u}) {
+  for (const size_t count : {1u, 2u, 15u, 16u, 17u, 1023u, 1024u, 1041u, 2047u, 2048u, 2049u, 4099u, 50280u}) {
     for (const auto& [middle, spread] : {std::pair{0.0f, 1e-3f}, {-30.0f, 4.0f}, {700.0f, 20.0f}, {-1e5f, 1e4f}}) {
       const std::vector<float> logits = random_logits(count, middle, spread);
       const double largest = *std::max_element(logits.begin(), logits.end());
@@ -37,7 +39,7 @@ TEST(TokenScores, LogSumExpIsThatOfDoubles) {
 }
 
 TEST(TokenScores, TheFirstOfTheLargest) {
-  for (const size_t count : {1u, 5u, 16u, 31u, 50280u}) {
+  for (const size_t count : {1u, 5u, 16u, 31u, 2048u, 2049u, 50280u}) {
     std::vector<float> logits = random_logits(count, 0, 1);
     for (const size_t at : {size_t{0}, count / 2, count - 1}) {
       logits[at] = 99;
@@ -46,6 +48,18 @@ TEST(TokenScores, TheFirstOfTheLargest) {
     }
     EXPECT_EQ(largest_index(logits), 0);
   }
+}
+
+TEST(TokenScores, NoBitDependsOnThreads) {
+  std::vector<float> logits = random_logits(50280, 0, 3);
+  logits[31000] = logits[17] = 99;
+  const double expected = log_sum_exp(logits);
+  for (const int threads : {1, 2, 3, 7}) {
+    set_num_threads(threads);
+    EXPECT_EQ(log_sum_exp(logits), expected) << threads;
+    EXPECT_EQ(largest_index(logits), 17) << threads;
+  }
+  set_num_threads(0);
 }
 
 TEST(TokenScores, MaskedLogitsAndNaN) {
