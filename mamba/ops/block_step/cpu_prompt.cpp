@@ -14,7 +14,8 @@ using linear_detail::Product;
 
 namespace {
 
-constexpr int64_t kRowsAtOnce = 24;        // positions of the norm and of mix(), about
+constexpr int64_t kRowsAtOnce = 24;        // positions of the norm, about
+constexpr int64_t kMostRowsAtOnce = 32;    // and of mix()
 constexpr int64_t kMixFloats = 48 * 1024;  // of packed positions: 192 KiB
 constexpr int64_t kDtPanels = 8;           // of dt_proj packed at a time
 constexpr int64_t kLine = 16;              // floats
@@ -31,17 +32,24 @@ const ManyRows* way_of(const CpuMatrix& matrix, Float x) {
   return matrix->many_in_pieces(x);
 }
 
-// The most positions, at least a block, that both products' left operands have room for.
-int64_t mix_rows(const CpuBlock& block, Float x) {
+// Positions of mix(), whole blocks: about so many that both products' left operands have room for and that give all
+// threads as many; none if there is not room for a block.
+int64_t mix_rows(const CpuBlock& block, Float x, int64_t length) {
   const ManyRows& first = *way_of(block.x_proj, x);
   const ManyRows& second = *way_of(block.dt_proj, x);
   const int64_t step = first.block_rows();
-  int64_t rows = (kRowsAtOnce + step - 1) / step * step;
-  while (rows > 0 && (first.left_floats(rows, block.channels()) > kMixFloats ||
-                      second.left_floats(rows, block.rank()) > kMixFloats)) {
-    rows -= step;
+  const auto has_room = [&](int64_t rows) {
+    return first.left_floats(rows, block.channels()) <= kMixFloats &&
+           second.left_floats(rows, block.rank()) <= kMixFloats;
+  };
+  const auto largest_share = [&](int64_t rows) {
+    return pieces_of(pieces_of(length, rows), num_threads()) * std::min(rows, length);
+  };
+  int64_t best = 0;
+  for (int64_t rows = step; rows < kMostRowsAtOnce + step && has_room(rows); rows += step) {
+    best = best == 0 || largest_share(rows) <= largest_share(best) ? rows : best;
   }
-  return rows;
+  return best;
 }
 
 }  // namespace
@@ -52,7 +60,7 @@ bool can_take_prompt(const CpuBlock& block, Float x) {
       return false;
     }
   }
-  return mix_rows(block, x) > 0;
+  return mix_rows(block, x, 1) > 0;
 }
 
 PromptBuffers::Buffer PromptBuffers::view(const Buffer& of, int64_t columns) const {
@@ -160,7 +168,7 @@ PromptRun::PromptRun(const CpuBlock& block, PromptBuffers& buffers, const Sequen
   norm_rows_ = pieces_of(kRowsAtOnce, in_way_.block_rows()) * in_way_.block_rows();
   norm_pieces_ = pieces_of(buffers.length, norm_rows_);
   x_panel_pieces_ = pieces_of(block.x_proj->n, x_way_.panel_columns());
-  mix_rows_ = step::mix_rows(block, buffers.xz.rows.type);
+  mix_rows_ = step::mix_rows(block, buffers.xz.rows.type, buffers.length);
 }
 
 void PromptRun::run() {

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "mamba/base/threads.h"
 #include "mamba/ops/selective_scan/block-inl.h"
@@ -47,60 +48,64 @@ struct Tile {
       : dt(memory), dtu(dt + kTile * kBlock), y(dtu + kTile * kBlock), B(y + kTile * kBlock), C(B + kTile * states) {}
 };
 
-// f on all of a tile's vectors, (rows, kBlock), of which `count` channels are real: kAtOnce of them at a time.
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
+
+// A vector of a tile: a position of it, and a channel of the block.
+struct Place {
+  int64_t row, channel;
+
+  int64_t in_tile() const { return row * kBlock + channel; }
+};
+
+// f on all of a tile's vectors, of which `count` channels are real: on kAtOnce of them at a time where rows are whole,
+// since each by itself is a long chain.
 template <typename F>
-HWY_INLINE void for_vectors(int64_t rows, int64_t count, float* at, const F& f) {
-  const FloatTag d;
+HWY_INLINE void for_vectors(int64_t rows, int64_t count, const F& f) {
   constexpr int kAtOnce = 4;
-  constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(d));
-  static_assert(kTile * kBlock % (kAtOnce * kLanes) == 0, "a whole tile is whole turns");
-  // Channels that are none lie behind the real ones in a row, initialised or not; so they are left out.
-  const int64_t turn = count == kBlock && rows * kBlock % (kAtOnce * kLanes) == 0 ? kAtOnce * kLanes : 0;
-  for (int64_t i = 0; turn > 0 && i < rows * kBlock; i += turn) {
-    FloatVec v[kAtOnce];
+  const int64_t vectors = rows * kBlock / kLanes;
+  int64_t i = 0;
+  for (; count == kBlock && i + kAtOnce <= vectors; i += kAtOnce) {
+    Place at[kAtOnce];
     MAMBA_CPU_UNROLL(4)
     for (int j = 0; j < kAtOnce; ++j) {
-      v[j] = hn::Load(d, at + i + j * kLanes);
+      at[j] = {(i + j) * kLanes / kBlock, (i + j) * kLanes % kBlock};
     }
-    f(v);
-    MAMBA_CPU_UNROLL(4)
-    for (int j = 0; j < kAtOnce; ++j) {
-      hn::Store(v[j], d, at + i + j * kLanes);
-    }
+    f(at);
   }
-  for (int64_t row = 0; turn == 0 && row < rows; ++row) {
-    for (int64_t c = 0; c < count; c += kLanes) {
-      FloatVec v[1] = {hn::Load(d, at + row * kBlock + c)};
-      f(v);
-      hn::Store(v[0], d, at + row * kBlock + c);
+  // Channels that are none lie behind the real ones in a row, initialised or not; so they are left out.
+  for (; i < vectors; ++i) {
+    const Place at[1] = {{i * kLanes / kBlock, i * kLanes % kBlock}};
+    if (at[0].channel < count) {
+      f(at);
     }
   }
 }
 
 template <typename T>
 void prepare(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, const Tile& tile) {
-  const FloatTag d;
-  widen_rows<T>(in.B, block.batch, from, to, in.states, tile.B);
-  widen_rows<T>(in.C, block.batch, from, to, in.states, tile.C);
-  for (int64_t t = from; t < to; ++t) {
-    const T* delta = in.delta.row<T>(block.batch, t) + block.first;
-    float* dt = tile.dt + (t - from) * kBlock;
-    for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
-      hn::Store(hn::Add(load_some(d, delta + c, block.lanes_at(c)), hn::Load(d, block.bias + c)), d, dt + c);
+  for_vectors(to - from, block.count, [&](const auto& at) HWY_ATTR {
+    const FloatTag d;
+    constexpr int kCount = std::extent_v<std::remove_reference_t<decltype(at)>>;
+    const auto load_row = [&](const cpu::Rows& rows, const Place& place) HWY_ATTR {
+      const T* const row = rows.row<T>(block.batch, from + place.row) + block.first;
+      return load_some(d, row + place.channel, block.lanes_at(place.channel));
+    };
+    FloatVec dt[kCount];
+    MAMBA_CPU_UNROLL(4)
+    for (int j = 0; j < kCount; ++j) {
+      dt[j] = hn::Add(load_row(in.delta, at[j]), hn::Load(d, block.bias + at[j].channel));
     }
-  }
-  if (in.softplus) {
-    for_vectors(to - from, block.count, tile.dt, [](auto& v) HWY_ATTR { softplus_each(FloatTag(), v); });
-  }
-  for (int64_t t = from; t < to; ++t) {
-    const T* u = in.u.row<T>(block.batch, t) + block.first;
-    const int64_t row = (t - from) * kBlock;
-    for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
-      const FloatVec uv = load_some(d, u + c, block.lanes_at(c));
-      hn::Store(hn::Mul(hn::Load(d, tile.dt + row + c), uv), d, tile.dtu + row + c);
-      hn::Store(hn::Mul(hn::Load(d, block.D + c), uv), d, tile.y + row + c);
+    if (in.softplus) {
+      softplus_each(d, dt);
     }
-  }
+    MAMBA_CPU_UNROLL(4)
+    for (int j = 0; j < kCount; ++j) {
+      const FloatVec u = load_row(in.u, at[j]);
+      hn::Store(dt[j], d, tile.dt + at[j].in_tile());
+      hn::Store(hn::Mul(dt[j], u), d, tile.dtu + at[j].in_tile());
+      hn::Store(hn::Mul(hn::Load(d, block.D + at[j].channel), u), d, tile.y + at[j].in_tile());
+    }
+  });
 }
 
 // One position of one vector of channels: h in place, and y with the states' part added.
@@ -142,30 +147,33 @@ void recur(const scan::Inputs& in, const ChannelBlock& block, const Next& next, 
 
 template <typename T>
 void finish(const scan::Inputs& in, const ChannelBlock& block, int64_t from, int64_t to, const Tile& tile, T* y) {
-  const FloatTag d;
-  float* const gates = tile.dt;  // has done its part
-  const bool gated = in.z.data != nullptr;
-  for (int64_t t = from; gated && t < to; ++t) {
-    const T* z = in.z.row<T>(block.batch, t) + block.first;
-    float* gate = gates + (t - from) * kBlock;
-    for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
-      hn::Store(load_some(d, z + c, block.lanes_at(c)), d, gate + c);
+  T* const out = y + (block.batch * in.length + from) * in.channels + block.first;
+  for_vectors(to - from, block.count, [&](const auto& at) HWY_ATTR {
+    const FloatTag d;
+    constexpr int kCount = std::extent_v<std::remove_reference_t<decltype(at)>>;
+    FloatVec v[kCount];
+    MAMBA_CPU_UNROLL(4)
+    for (int j = 0; j < kCount; ++j) {
+      v[j] = hn::Load(d, tile.y + at[j].in_tile());
     }
-  }
-  if (gated) {
-    for_vectors(to - from, block.count, gates, [](auto& v) HWY_ATTR { silu_each(FloatTag(), v); });
-  }
-  for (int64_t t = from; t < to; ++t) {
-    T* out = y + (block.batch * in.length + t) * in.channels + block.first;
-    const int64_t row = (t - from) * kBlock;
-    for (int64_t c = 0; c < block.count; c += static_cast<int64_t>(hn::Lanes(d))) {
-      FloatVec v = hn::Load(d, tile.y + row + c);
-      if (gated) {
-        v = hn::Mul(v, hn::Load(d, gates + row + c));
+    if (in.z.data != nullptr) {
+      FloatVec gate[kCount];
+      MAMBA_CPU_UNROLL(4)
+      for (int j = 0; j < kCount; ++j) {
+        const T* const z = in.z.row<T>(block.batch, from + at[j].row) + block.first;
+        gate[j] = load_some(d, z + at[j].channel, block.lanes_at(at[j].channel));
       }
-      store_some(d, v, out + c, block.lanes_at(c));
+      silu_each(d, gate);
+      MAMBA_CPU_UNROLL(4)
+      for (int j = 0; j < kCount; ++j) {
+        v[j] = hn::Mul(v[j], gate[j]);
+      }
     }
-  }
+    MAMBA_CPU_UNROLL(4)
+    for (int j = 0; j < kCount; ++j) {
+      store_some(d, v[j], out + at[j].row * in.channels + at[j].channel, block.lanes_at(at[j].channel));
+    }
+  });
 }
 
 // Positions [t0, t1) of one block; `h` is its state.
@@ -205,9 +213,15 @@ void scan_group(const scan::Inputs& in, const scan::Outputs& out, int64_t b, int
     blocks[i].load_initial_state(in, state(i));
   }
   for (int64_t t0 = 0; t0 < in.length; t0 += kTile) {
+    const int64_t t1 = std::min(t0 + kTile, in.length);
+    // The same for all blocks, whose span is that of their row of the batch.
+    const int64_t from = std::clamp(blocks[0].begin, t0, t1);
+    const int64_t to = std::clamp(blocks[0].end, from, t1);
+    widen_rows<T>(in.B, b, from, to, states, tile.B);
+    widen_rows<T>(in.C, b, from, to, states, tile.C);
     for (int64_t i = 0; i < count; ++i) {
       const Next next = i + 1 < count ? Next{&blocks[i + 1], 0} : Next{&blocks[0], kTile};
-      scan_tile<T>(in, out, blocks[i], next, t0, std::min(t0 + kTile, in.length), tile, state(i));
+      scan_tile<T>(in, out, blocks[i], next, t0, t1, tile, state(i));
     }
   }
   for (int64_t i = 0; i < count; ++i) {
