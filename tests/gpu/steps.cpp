@@ -108,8 +108,11 @@ void add_steps(Table& table) {
                                          {1, "model", 384, mx::bfloat16},
                                          {5, "model", 312, mx::bfloat16},
                                          {64, "model", 384, mx::bfloat16},
+                                         {64, "model", 2048, mx::bfloat16},
+                                         {41, "model", 1536, mx::bfloat16},
                                          {9, "mixer", 312, mx::bfloat16}}) {
-    models::MambaLM model({.vocab_size = 517, .d_model = c.width, .n_layer = 4});
+    constexpr int kWide = 1024;
+    models::MambaLM model({.vocab_size = 517, .d_model = c.width, .n_layer = c.width < kWide ? 4 : 2});
     models::initialize(model, 5);
     cast_matrices(model, c.dtype);
     models::MambaLM wide = model;

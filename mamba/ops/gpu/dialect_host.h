@@ -212,6 +212,8 @@ MAMBA_FN void mamba_tile_products(float (&tiles)[kTiles][4], const MambaLine<T>&
 
 #include "mamba/ops/gpu/math.h"
 #include "mamba/ops/gpu/streams_host.h"
+// Uses what stands there.
+#include "mamba/ops/gpu/pairs_host.h"
 // Uses what stands in the file before.
 #include "mamba/ops/gpu/tiles.h"
 // And in that one.

@@ -60,6 +60,7 @@ struct Group {
   std::vector<Fiber> fibers;
   std::vector<float> posted[2];
   std::vector<char> shared;
+  Group* partner = nullptr;
   int current = 0;
   boost::context::fiber scheduler;
   std::exception_ptr failure;
@@ -193,8 +194,10 @@ bool release_by_condition() {
 }
 
 // Runs the fibers of one group to their ends, or until all of them wait for the other groups; `turn` picks the order.
-void advance(int64_t turn) {
+// Whether any went on.
+bool advance(int64_t turn) {
   const int threads = group->launch->threads;
+  bool ever = false;
   // What has no factor in common with their number visits every thread.
   int step = static_cast<int>(turn * 2 + 1) % threads;
   while (std::gcd(step, threads) != 1) {
@@ -228,9 +231,14 @@ void advance(int64_t turn) {
       moved = true;
     }
     moved = release_by_condition() || moved;
+    ever = ever || moved;
+    if (!moved && group->launch->in_pairs) {
+      break;
+    }
     check(moved || stand_at_grid_barrier() || all_wait_for(Waiting::kDone, 0, threads),
           "a GPU kernel's barrier or shuffle is not reached by all threads, or one waits for what nobody does");
   }
+  return ever;
 }
 
 // Makes `of` the group at work for as long as this lives.
@@ -270,24 +278,28 @@ OwnedGroup make_group(Body body, const Launch& launch) {
   for (std::vector<float>& row : made->posted) {
     row.resize(static_cast<size_t>(launch.threads * kMostPosted));
   }
-  made->shared.resize(kSharedBytes + 16);
+  made->shared.resize(static_cast<size_t>(kSharedBytes + launch.shared_more + 16));
 #if defined(__SANITIZE_THREAD__)
   made->scheduler_sanitizer = __tsan_get_current_fiber();
 #endif
   return made;
 }
 
+void begin_group() {
+  std::fill(group->shared.begin(), group->shared.end(), static_cast<char>(0xff));  // NaN as float
+  start_fibers();
+}
+
+void pass_grid_barrier() {
+  for (Fiber& fiber : group->fibers) {
+    fiber.waiting = fiber.waiting == Waiting::kGridBarrier ? Waiting::kNothing : fiber.waiting;
+  }
+}
+
 // True when the group has come to its end, false when it waits for the others.
 bool run_group(Group& of, int64_t turn, bool begins) {
   const AtWork at_work(of);
-  if (begins) {
-    std::fill(of.shared.begin(), of.shared.end(), static_cast<char>(0xff));  // NaN as float
-    start_fibers();
-  } else {
-    for (Fiber& fiber : of.fibers) {
-      fiber.waiting = fiber.waiting == Waiting::kGridBarrier ? Waiting::kNothing : fiber.waiting;
-    }
-  }
+  begins ? begin_group() : pass_grid_barrier();
   advance(turn);
   if (of.failure) {
     std::rethrow_exception(of.failure);
@@ -298,12 +310,60 @@ bool run_group(Group& of, int64_t turn, bool begins) {
   return true;
 }
 
+char* shared_of(Group& of) {
+  const auto start = reinterpret_cast<uintptr_t>(of.shared.data());
+  return of.shared.data() + (16 - start % 16) % 16;
+}
+
+// Groups that wait for one another in between: each goes on as far as it can, in turns.
+void run_in_pairs(Body body, const Launch& launch) {
+  static thread_local int64_t turn = 0;
+  const auto count = static_cast<size_t>(launch.groups[0]);
+  check(count % 2 == 0 && launch.groups[1] == 1 && launch.groups[2] == 1, "{} GPU groups in pairs", count);
+  std::vector<OwnedGroup> all;
+  for (size_t i = 0; i < count; ++i) {
+    all.push_back(make_group(body, launch));
+    all[i]->index[0] = static_cast<int>(i);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const AtWork at_work(*all[i]);
+    group->partner = all[i ^ 1].get();
+    begin_group();
+  }
+  for (size_t ended = 0; ended < count;) {
+    bool moved = false;
+    size_t at_barrier = 0;
+    ended = 0;
+    for (const OwnedGroup& one : all) {
+      const AtWork at_work(*one);
+      moved = advance(turn++) || moved;
+      if (group->failure) {
+        std::rethrow_exception(group->failure);
+      }
+      at_barrier += stand_at_grid_barrier() ? 1 : 0;
+      ended += all_wait_for(Waiting::kDone, 0, launch.threads) ? 1 : 0;
+    }
+    for (const OwnedGroup& one : all) {
+      if (at_barrier == count) {
+        const AtWork at_work(*one);
+        pass_grid_barrier();
+        moved = true;
+      }
+    }
+    check(moved || ended == count, "the groups of a GPU kernel wait for what none of them does");
+  }
+}
+
 }  // namespace
 
 void run(Body body, const Launch& launch) {
   const int threads = launch.threads;
   check(threads >= kSimdWidth && threads % kSimdWidth == 0, "a GPU group of {} threads is no multiple of {}", threads,
         kSimdWidth);
+  if (launch.in_pairs) {
+    run_in_pairs(body, launch);
+    return;
+  }
   static thread_local int64_t turn = 0;
   // Groups that wait for all others stay as they are; one that has ended makes room for the next.
   std::vector<OwnedGroup> waiting;
@@ -390,13 +450,16 @@ float shuffle_xor(float value, int mask) {
 
 void* shared_bytes(int64_t bytes) {
   Fiber& self = group->fibers[static_cast<size_t>(group->current)];
-  const auto start = reinterpret_cast<uintptr_t>(group->shared.data());
-  char* base = group->shared.data() + (16 - start % 16) % 16;
-  void* out = base + self.shared_used;
+  void* out = shared_of(*group) + self.shared_used;
   self.shared_used += (bytes + 15) / 16 * 16;
-  check(self.shared_used <= kSharedBytes, "a GPU kernel uses {} bytes of shared memory; Metal has 32768",
-        self.shared_used);
+  const int64_t most = kSharedBytes + group->launch->shared_more;
+  check(self.shared_used <= most, "a GPU kernel uses {} bytes of shared memory; it has {}", self.shared_used, most);
   return out;
+}
+
+void* at_partner(void* at) {
+  check(group->partner != nullptr, "this GPU kernel's groups have no partners");
+  return shared_of(*group->partner) + (static_cast<char*>(at) - shared_of(*group));
 }
 
 }  // namespace mamba::ops::gpu::host

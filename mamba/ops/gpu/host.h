@@ -2,7 +2,8 @@
 // at barriers and shuffles. Between two of these the threads run one after another, in an order that changes from
 // launch to launch, so that a missing barrier shows as a wrong result; shared memory starts as NaN. A barrier or
 // shuffle that some threads of the group do not reach is an Error, and so is a grid barrier that a group does not
-// reach.
+// reach. Groups run one after another, each as far as it comes without the others; those of a launch in pairs by turns,
+// and an Error is that none of them can go on.
 #pragma once
 
 #include <mlx/array.h>
@@ -95,6 +96,8 @@ struct Launch {
   std::map<std::string, int, std::less<>> constants;  // a dtype as its mx::Dtype::Val
   int groups[3];
   int threads;
+  int shared_more = 0;  // bytes, as Grid has them
+  bool in_pairs = false;
 
   // Throw Error where there is no such name.
   Input input(std::string_view name) const;
@@ -122,6 +125,8 @@ float shuffle_xor(float value, int mask);
 // What all lanes of a SIMD group passed, lane after lane: `count` numbers each, at most 32.
 const float* share(const float* values, int count);
 void* shared_bytes(int64_t bytes);
+// What the other group of the pair has in its shared memory where this one has `at`.
+void* at_partner(void* at);
 
 template <typename T>
 T* shared(int64_t count) {

@@ -21,6 +21,7 @@ std::string_view gpu_math();
 std::string_view gpu_streams_cuda();
 std::string_view gpu_tiles();
 std::string_view gpu_ring();
+std::string_view gpu_pairs_cuda();
 }  // namespace mamba::embedded
 
 namespace mamba::ops::gpu {
@@ -70,8 +71,13 @@ int64_t key_of(const mx::fast::TemplateArg& value) {
 class HostKernel : public mx::Primitive {
  public:
   HostKernel(mx::Stream stream, HostBody body, std::vector<std::string> inputs, std::vector<std::string> outputs,
-             const Grid& grid, const Constants& constants)
-      : Primitive(stream), body_(body), inputs_(std::move(inputs)), outputs_(std::move(outputs)), grid_(grid) {
+             const Grid& grid, const Constants& constants, bool in_pairs)
+      : Primitive(stream),
+        body_(body),
+        inputs_(std::move(inputs)),
+        outputs_(std::move(outputs)),
+        grid_(grid),
+        in_pairs_(in_pairs) {
     for (const auto& [name, value] : constants) {
       constants_[name] = static_cast<int>(key_of(value));
     }
@@ -81,7 +87,9 @@ class HostKernel : public mx::Primitive {
     for (mx::array& out : outputs) {
       allocate(out);
     }
-    host::Launch launch{{}, {}, constants_, {grid_.groups[0], grid_.groups[1], grid_.groups[2]}, grid_.threads};
+    host::Launch launch{
+        {},       {}, constants_, {grid_.groups[0], grid_.groups[1], grid_.groups[2]}, grid_.threads, grid_.shared_more,
+        in_pairs_};
     // What this reads is computed on the stream's own thread, in order.
     mx::cpu::CommandEncoder& encoder = mx::cpu::get_command_encoder(stream());
     const auto held = std::make_shared<std::pair<std::vector<mx::array>, std::vector<mx::array>>>();
@@ -110,6 +118,7 @@ class HostKernel : public mx::Primitive {
   HostBody body_;
   std::vector<std::string> inputs_, outputs_;
   Grid grid_;
+  bool in_pairs_;
   std::map<std::string, int, std::less<>> constants_;
 };
 
@@ -129,12 +138,13 @@ std::string brief_source(const std::string& header, const std::string& source, c
 }  // namespace
 
 Kernel::Kernel(std::string name, std::string_view source, std::vector<std::string> inputs,
-               std::vector<std::string> outputs, int cuda_registers)
+               std::vector<std::string> outputs, int cuda_registers, bool in_pairs)
     : name_(std::move(name)),
       inputs_(std::move(inputs)),
       outputs_(std::move(outputs)),
       source_(stripped(source)),
-      cuda_registers_(cuda_registers) {}
+      cuda_registers_(cuda_registers),
+      in_pairs_(in_pairs) {}
 
 Kernel::Makers Kernel::makers(int shared_more) const {
   if (mx::metal::is_available()) {
@@ -145,11 +155,11 @@ Kernel::Makers Kernel::makers(int shared_more) const {
   }
   std::string header = stripped(embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math()) +
                        stripped(embedded::gpu_streams_cuda()) + stripped(embedded::gpu_tiles()) +
-                       stripped(embedded::gpu_ring());
+                       stripped(embedded::gpu_ring()) + stripped(embedded::gpu_pairs_cuda());
   if (cuda_registers_ > 0) {
     // MLX writes the kernel's declaration, whose only word that can be extended is this.
-    header +=
-        fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({})\n", cuda_registers_);
+    header += fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({}){}\n",
+                          cuda_registers_, in_pairs_ ? " __cluster_dims__(2, 1, 1)" : "");
   }
   const auto make = [&](const std::string& source, const std::string& before) {
     return mx::fast::cuda_kernel(name_, inputs_, outputs_, source, before, /*ensure_row_contiguous=*/false,
@@ -165,7 +175,7 @@ std::shared_ptr<mx::Primitive> Kernel::make_primitive(const std::vector<mx::arra
   if (stream.device == mx::Device::cpu) {
     const auto it = host_bodies().find(name_);
     check(it != host_bodies().end(), "[{}] this kernel runs on GPUs only", name_);
-    return std::make_shared<HostKernel>(stream, it->second, inputs_, outputs_, grid, constants);
+    return std::make_shared<HostKernel>(stream, it->second, inputs_, outputs_, grid, constants, in_pairs_);
   }
   Makers& makers_of_shared = makers_[grid.shared_more];
   if (!makers_of_shared.whole) {

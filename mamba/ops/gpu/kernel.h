@@ -33,9 +33,10 @@ struct Grid {
 
 class Kernel {
  public:
-  // `cuda_registers` bounds those of a thread, so that more threads fit; 0: the compiler's choice.
+  // `cuda_registers` bounds those of a thread, so that more threads fit; 0: the compiler's choice. `in_pairs`: groups 2
+  // i and 2 i + 1 reach one another's shared memory (pairs_cuda.h).
   Kernel(std::string name, std::string_view source, std::vector<std::string> inputs, std::vector<std::string> outputs,
-         int cuda_registers = 0);
+         int cuda_registers = 0, bool in_pairs = false);
 
   // Nodes of the graph that give the outputs. Not differentiable.
   std::vector<mlx::core::array> operator()(const std::vector<mlx::core::array>& inputs,
@@ -60,6 +61,7 @@ class Kernel {
   mutable std::map<int, Makers> makers_;  // by bytes of MAMBA_SHARED_MORE
   std::string source_;
   int cuda_registers_;
+  bool in_pairs_;
   // A node's source is long and MLX assembles it anew for each; what runs in every step of generation comes from here.
   mutable std::mutex mutex_;
   mutable std::map<std::vector<int64_t>, std::shared_ptr<mlx::core::Primitive>> primitives_;

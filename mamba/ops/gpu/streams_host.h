@@ -13,22 +13,21 @@ struct MambaArrival {
 MAMBA_FN void mamba_begin(MambaArrival* arrival, int tellers) {
   *arrival = {0, 0, 0, tellers, 0};
 }
-MAMBA_FN void mamba_arrive(MambaArrival* arrival) {
-  ++arrival->told;
-  if (arrival->told == arrival->tellers) {
-    arrival->told = 0;
-    ++arrival->phases;
-  }
-}
-MAMBA_FN void mamba_count(MambaArrival* arrival) {
-  if (arrival->expected != 0 && arrival->arrived == arrival->expected) {
+// More bytes are there. A phase ends when all have told and what they expect is there, which may come before they do.
+MAMBA_FN void mamba_count(MambaArrival* arrival, int64_t bytes) {
+  arrival->arrived += bytes;
+  if (arrival->told == arrival->tellers && arrival->arrived == arrival->expected) {
     *arrival = {0, 0, arrival->phases + 1, arrival->tellers, 0};
   }
 }
 MAMBA_FN void mamba_expect(MambaArrival* arrival, int bytes) {
-  mamba::check(arrival->expected == 0, "a GPU kernel expects {} bytes before others have come", bytes);
-  arrival->expected = bytes;
-  mamba_count(arrival);
+  mamba::check(arrival->told < arrival->tellers, "a GPU kernel expects {} bytes before others have come", bytes);
+  ++arrival->told;
+  arrival->expected += bytes;
+  mamba_count(arrival, 0);
+}
+MAMBA_FN void mamba_arrive(MambaArrival* arrival) {
+  mamba_expect(arrival, 0);
 }
 template <typename T, typename From>
 MAMBA_FN void mamba_bring(T* to, const From& from, int count, MambaArrival* arrival) {
@@ -36,8 +35,7 @@ MAMBA_FN void mamba_bring(T* to, const From& from, int count, MambaArrival* arri
   for (int i = 0; i < count; ++i) {
     to[i] = T(float(from[i]));
   }
-  arrival->arrived += count * static_cast<int64_t>(sizeof(T));
-  mamba_count(arrival);
+  mamba_count(arrival, count * static_cast<int64_t>(sizeof(T)));
 }
 MAMBA_FN bool mamba_arrived(const MambaArrival* arrival, int parity) {
   return arrival->phases % 2 != parity;

@@ -137,13 +137,18 @@ ModelLaunch best_launch(const ModelStepWeights& w, int batch, int groups) {
   return launch;
 }
 
-gpu::Kernel model_kernel(std::string name, std::string_view source, int threads) {
-  return {std::move(name),
-          source,
-          {"tokens", "embeddings", "norm", "in_proj", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A",
-           "D", "out_proj", "norm_f", "output", "conv", "ssm", "counter"},
-          {"logits", "conv_after", "ssm_after", "h", "numbers", "floats"},
-          kRegisters / ceil_div(threads, 128) / 8 * 8};
+gpu::Kernel model_kernel(std::string name, std::string_view source, int threads, bool in_pairs) {
+  std::vector<std::string> inputs = {"tokens", "embeddings", "norm",    "in_proj", "conv_weight", "conv_bias",
+                                     "x_proj", "dt_proj",    "dt_bias", "A",       "D",           "out_proj",
+                                     "norm_f", "output",     "conv",    "ssm",     "counter"};
+  std::vector<std::string> outputs = {"logits", "conv_after", "ssm_after", "numbers", "floats"};
+  if (in_pairs) {
+    inputs.emplace_back("maps");
+  } else {
+    outputs.insert(outputs.begin() + 3, "h");
+  }
+  return {std::move(name), source, std::move(inputs), std::move(outputs), kRegisters / ceil_div(threads, 128) / 8 * 8,
+          in_pairs};
 }
 
 std::vector<mx::array> model_inputs(const mx::array& tokens, const mx::array& conv, const mx::array& ssm,
@@ -208,6 +213,14 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
     static const int shared_bytes = gpu::device_attribute(gpu::DeviceAttribute::kMajor) >= 9
                                         ? gpu::device_attribute(gpu::DeviceAttribute::kMostSharedOfAGroup)
                                         : 0;
+    static const bool is_hopper = gpu::device_attribute(gpu::DeviceAttribute::kMajor) == 9 &&
+                                  gpu::device_attribute(gpu::DeviceAttribute::kMinor) == 0;
+    if (is_hopper && can_step_in_pairs(w, conv, ssm, multiprocessors(), shared_bytes)) {
+      const std::optional<ModelStepOutputs> outputs = model_in_pairs(tokens, conv, ssm, w, stream);
+      if (outputs) {
+        return *outputs;
+      }
+    }
     const std::optional<ManyLaunch> many = best_many_launch(w, batch, multiprocessors(), shared_bytes);
     if (many) {
       return model_of_many(tokens, conv, ssm, w, *many, stream);

@@ -1,4 +1,5 @@
-// model_step's launches, for tests in other shapes too: gpu_step.h's of any sequences, gpu_many.h's of many.
+// model_step's launches, for tests in other shapes too: gpu_step.h's of any sequences, gpu_many.h's of many,
+// gpu_pairs.h's of many of a wide model.
 #pragma once
 
 #include <optional>
@@ -88,9 +89,19 @@ ModelStepOutputs model_of_many(const mlx::core::array& tokens, const mlx::core::
                                const mlx::core::array& ssm, const ModelStepWeights& weights, const ManyLaunch& launch,
                                const mlx::core::Stream& stream);
 
-// What both launches are made of.
+// Whether gpu_pairs.h is for it, on a device of compute capability 9.0 with so many multiprocessors, whose groups can
+// have so many bytes of shared memory.
+bool can_step_in_pairs(const ModelStepWeights& weights, const mlx::core::array& conv, const mlx::core::array& ssm,
+                       int multiprocessors, int shared_bytes);
+
+// None where the device's copies cannot be told of the weights.
+std::optional<ModelStepOutputs> model_in_pairs(const mlx::core::array& tokens, const mlx::core::array& conv,
+                                               const mlx::core::array& ssm, const ModelStepWeights& weights,
+                                               const mlx::core::Stream& stream);
+
+// What these launches are made of. `in_pairs`: another input, for what groups in pairs bring.
 constexpr int kThreads = 512;
-gpu::Kernel model_kernel(std::string name, std::string_view source, int threads);
+gpu::Kernel model_kernel(std::string name, std::string_view source, int threads, bool in_pairs = false);
 std::vector<mlx::core::array> model_inputs(const mlx::core::array& tokens, const mlx::core::array& conv,
                                            const mlx::core::array& ssm, const ModelStepWeights& weights,
                                            const mlx::core::Stream& stream);

@@ -53,6 +53,42 @@ void model(const Launch& launch) {
 #include "mamba/ops/model_step/gpu_step.h"
 }
 
+void in_pairs(const Launch& launch) {
+  using T = mx::bfloat16_t;
+  using Residual = float;
+  constexpr int kPairs = 8;
+  constexpr int kRank = 32;
+  MAMBA_HOST_IN(tokens);
+  MAMBA_HOST_IN(embeddings);
+  MAMBA_HOST_IN(norm);
+  MAMBA_HOST_IN(in_proj);
+  MAMBA_HOST_IN(conv_weight);
+  MAMBA_HOST_IN(conv_bias);
+  MAMBA_HOST_IN(x_proj);
+  MAMBA_HOST_IN(dt_proj);
+  MAMBA_HOST_IN(dt_bias);
+  MAMBA_HOST_IN(A);
+  MAMBA_HOST_IN(D);
+  MAMBA_HOST_IN(out_proj);
+  MAMBA_HOST_IN(norm_f);
+  MAMBA_HOST_IN(output);
+  MAMBA_HOST_IN(conv);
+  MAMBA_HOST_IN(ssm);
+  MAMBA_HOST_IN(counter);
+  MAMBA_HOST_IN(maps);
+  MAMBA_HOST_OUT(logits);
+  MAMBA_HOST_OUT(conv_after);
+  MAMBA_HOST_OUT(ssm_after);
+  MAMBA_HOST_OUT(numbers);
+  MAMBA_HOST_OUT(floats);
+  MAMBA_HOST_INT(kInFlight);
+  MAMBA_HOST_INT(kRoom);
+  MAMBA_HOST_BOOL(kHasConvBias);
+  MAMBA_HOST_INT(kEpsBits);
+#include "mamba/ops/model_step/gpu_pairs.h"
+#include "mamba/ops/model_step/gpu_pairs_phases.h"
+}
+
 template <typename T>
 void one(const Launch& launch) {
   using Residual = float;
@@ -182,6 +218,10 @@ void use_host_model_kernel() {
     check(ran, "the host has no models cut like that");
   });
   gpu::set_host_body("mamba_model_step_many", gpu::dialect::run_model_of_many);
+  gpu::set_host_body("mamba_model_step_pairs", [](const gpu::host::Launch& launch) {
+    check(launch.constant("kPairs") == 8 && launch.constant("kRank") == 32, "the host's pairs are 8, for a rank of 32");
+    gpu::host::run(gpu::dialect::in_pairs, launch);
+  });
   gpu::set_host_body("mamba_model_step_one", [](const gpu::host::Launch& launch) {
     namespace dialect = gpu::dialect;
     check(launch.constant("kThreads") == 64 && launch.constant("kTaps") == 4,

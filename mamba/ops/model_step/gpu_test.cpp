@@ -124,6 +124,11 @@ ModelStepOutputs launch_of(const Problem& p, const step::OneLaunch& launch) {
   return step::one(p.tokens, p.conv, p.ssm, p.weights, launch, cpu());
 }
 
+struct InPairs {};
+ModelStepOutputs launch_of(const Problem& p, const InPairs&) {
+  return step::model_in_pairs(p.tokens, p.conv, p.ssm, p.weights, cpu()).value();
+}
+
 template <typename Launch>
 void expect_near_float32(const Case& c, const Launch& launch) {
   const Problem p = problem_of(c);
@@ -150,6 +155,13 @@ TEST(ModelStepGpu, In16BitsIsAsNearToFloat32AsTheReference) {
   expect_near_float32({5, 2, 33, 61, 9, 5, mx::bfloat16}, kFewRows);
   expect_near_float32({35, 1, 32, 64, 16, 8, mx::bfloat16}, kManyRows);
   expect_near_float32({35, 2, 64, 96, 16, 8, mx::bfloat16}, step::kHostManyLaunch);
+}
+
+// Groups that reach one another's shared memory, more layers than the ring has slots for, words that fill no turn and
+// more than one, and sequences that fill no slot.
+TEST(ModelStepGpu, PairsOfGroupsIn16Bits) {
+  expect_near_float32({37, 3, 256, 512, 16, 32, mx::bfloat16}, InPairs());
+  expect_near_float32({64, 1, 256, 512, 16, 32, mx::bfloat16, 1100}, InPairs());
 }
 
 TEST(ModelStepGpu, StepsFollowOneAnother) {
