@@ -17,11 +17,12 @@ namespace mx = mlx::core;
 using mamba::ops::testing::normal;
 
 // out[group, thread] = what `body` computes from in[group, thread].
-mx::array run(void (*body)(const host::Launch&), const mx::array& in) {
+mx::array run(void (*body)(const host::Launch&), const mx::array& in, bool in_pairs = false) {
   set_host_body("probe", [](const host::Launch&) {});
   mx::array out = mx::zeros(in.shape());
   mx::eval(out);
   host::Launch launch{{{"in", &in}}, {{"out", &out}}, {}, {in.shape(0), 1, 1}, in.shape(1)};
+  launch.in_pairs = in_pairs;
   host::run(body, launch);
   return out;
 }
@@ -126,6 +127,98 @@ TEST(HostDialect, WaitingForWhatNobodyBringsIsAnError) {
 }
 
 // Each group takes what the next one has posted.
+// Groups in pairs wait for one another while they run: what a partner hands over, and counts of all groups.
+TEST(HostDialect, PairsHandNumbersToOneAnother) {
+  const mx::array given = normal({6, 32}, 1);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        MAMBA_SHARED(float, row, 128);
+        MAMBA_SHARED(MambaArrival, arrivals, 2);
+        const int at = MAMBA_GROUP_X * 32 + MAMBA_THREAD;
+        if (MAMBA_THREAD == 0) {
+          mamba_begin(arrivals, 1);
+          mamba_begin(arrivals + 1, 64);
+        }
+        MAMBA_GRID_BARRIER(in);
+        const float mine = float(in[at]);
+        mamba_hand4(row + 4 * MAMBA_THREAD, mine, 0.0f, mine, 0.0f, arrivals);
+        if (MAMBA_THREAD == 0) {
+          mamba_expect(arrivals, 32 * 16);
+        }
+        mamba_await(arrivals, 0);
+        const float theirs = row[4 * MAMBA_THREAD] + row[4 * MAMBA_THREAD + 2];
+        mamba_arrive(arrivals + 1);
+        mamba_arrive_at_partner(arrivals + 1);
+        mamba_await(arrivals + 1, 0);
+        out[at] = theirs;
+      },
+      given, true);
+  const mx::array swapped =
+      mx::reshape(mx::take(mx::reshape(given, {3, 2, 32}), mx::array({1, 0}, mx::int32), 1), {6, 32});
+  EXPECT_TRUE(mx::array_equal(got, mx::multiply(swapped, mx::array(2.0f))).item<bool>());
+}
+
+TEST(HostDialect, PairsThatWaitForEverAreErrors) {
+  const auto alone = [] {
+    run(
+        [](const host::Launch& launch) {
+          MAMBA_HOST_IN(in);
+          MAMBA_SHARED(MambaArrival, arrivals, 1);
+          if (MAMBA_THREAD == 0) {
+            mamba_begin(arrivals, 64);
+          }
+          MAMBA_BARRIER();
+          mamba_arrive(arrivals);
+          mamba_await(arrivals, 0);
+        },
+        mx::zeros({2, 32}), true);
+  };
+  EXPECT_NE(message_of(alone).find("wait for what none of them does"), std::string::npos);
+}
+
+// What the device's own copies of boxes leave is where products look for it: 61 rows and zeros behind them, numbers 35
+// to 66 of each, with 16 rows of 32.
+TEST(HostDialect, BlocksOfWeightsArePlainProducts) {
+  const mx::array given = normal({40, 128}, 1);
+  const mx::array got = run(
+      [](const host::Launch& launch) {
+        MAMBA_HOST_IN(in);
+        MAMBA_HOST_OUT(out);
+        if (MAMBA_GROUP_X > 0) {
+          return;
+        }
+        MAMBA_SHARED(float, wide, 64 * 64);
+        MAMBA_SHARED(float, narrow, 16 * 32);
+        MAMBA_SHARED(MambaArrival, arrivals, 1);
+        if (MAMBA_THREAD == 0) {
+          mamba_begin(arrivals, 1);
+          mamba_expect(arrivals, 64 * 64 * 4);
+          mamba_bring_rows<64>(wide, in, 0, in, 3, 9, 72, 70, arrivals);
+        }
+        for (int i = MAMBA_THREAD; i < 16 * 32; i += 128) {
+          narrow[mamba_block_place(i / 32, i % 32)] = float(in[i]);
+        }
+        MAMBA_BARRIER();
+        mamba_await(arrivals, 0);
+        float sums[8] = {};
+        mamba_product_of_weights(sums, wide, 1, narrow);
+        const int lane = MAMBA_THREAD % 32;
+        for (int i = 0; i < 8; ++i) {
+          out[(MAMBA_THREAD / 32 * 16 + i / 2 % 2 * 8 + lane / 4) * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+        }
+      },
+      given);
+  const mx::array flat = mx::reshape(given, {40 * 128});
+  const mx::array rows = mx::reshape(mx::slice(flat, {0}, {70 * 72}), {70, 72});
+  const mx::array left = mx::pad(mx::slice(rows, {9, 35}, {70, 67}), {{0, 3}, {0, 0}});
+  const mx::array right = mx::reshape(mx::slice(flat, {0}, {512}), {16, 32});
+  const mx::array want = mx::matmul(left, mx::transpose(right));
+  EXPECT_TRUE(mx::allclose(mx::slice(mx::reshape(got, {40 * 128}), {0}, {1024}), mx::reshape(want, {1024}), 1e-4, 1e-4)
+                  .item<bool>());
+}
+
 TEST(HostDialect, NumbersAreHandedOverOncePosted) {
   const auto body = [](const host::Launch& launch) {
     MAMBA_HOST_IN(in);

@@ -271,6 +271,24 @@ TEST(ModelStepGpu, LaunchesOfManyFitTheDevice) {
   EXPECT_FALSE(step::best_many_launch(problem_of({1, 1, 72, 128, 16, 8, mx::bfloat16}).weights, 64, 132, kShared));
 }
 
+TEST(ModelStepGpu, PairsOfGroupsAreForWideModels) {
+  const auto can = [](const Case& c, int multiprocessors = 132, int shared_bytes = 227 << 10) {
+    const Problem p = problem_of(c);
+    return step::can_step_in_pairs(p.weights, p.conv, p.ssm, multiprocessors, shared_bytes);
+  };
+  const Case wide = {64, 1, 2048, 4096, 16, 128, mx::bfloat16};
+  EXPECT_TRUE(can(wide));
+  EXPECT_TRUE(can({64, 1, 1536, 3072, 16, 96, mx::bfloat16}));
+  EXPECT_FALSE(can(wide, 114)) << "more groups than multiprocessors";
+  EXPECT_FALSE(can(wide, 132, 200 << 10));
+  EXPECT_FALSE(can({64, 1, 2048, 4096, 16, 128, mx::float32}));
+  EXPECT_FALSE(can({64, 1, 2048, 4096, 8, 128, mx::bfloat16}));
+  EXPECT_FALSE(can({64, 1, 768, 1536, 16, 96, mx::bfloat16})) << "too few groups";
+  EXPECT_FALSE(can({64, 1, 2560, 5120, 16, 160, mx::bfloat16}));
+  EXPECT_FALSE(can({65, 1, 2048, 4096, 16, 128, mx::bfloat16}));
+  EXPECT_FALSE(can({8, 1, 2048, 4096, 16, 128, mx::bfloat16}));
+}
+
 TEST(ModelStepGpu, LaunchesForOneSequenceFitTheDevice) {
   constexpr int kHopper = 227 << 10;
   for (const int width : {96, 768, 1536}) {
