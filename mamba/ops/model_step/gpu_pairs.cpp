@@ -29,7 +29,7 @@ namespace {
 
 constexpr int kPairThreads = 640;  // 512 that multiply, a SIMD group that brings and one that hands on
 constexpr int kPairRows = 64;
-constexpr int kFewestRows = 33;  // of fewer gpu_many.h multiplies fewer
+constexpr int kFewestRows = 9;
 constexpr int kOwnChannels = 32;
 constexpr int kPairStates = 16;
 constexpr int kPairTaps = 4;

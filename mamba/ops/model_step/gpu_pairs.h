@@ -2,7 +2,7 @@
 // each of kPairs pairs of groups, and its width half of them: 1.4b's, where 128 groups fill the device. This file has
 // what brings weights and hands on numbers; gpu_pairs_phases.h, the rest of the same body, what multiplies.
 //
-// A fork of gpu_many.h, which takes 1.4 times as long there: in that one a barrier of all groups follows each of four
+// A fork of gpu_many.h, which takes 1.5 times as long there: in that one a barrier of all groups follows each of four
 // phases, whose left sides each group reads from the second cache. Here
 //
 //   a pair has 64 channels: u and z of in_proj, each group summing one half of its length, of which each gets the
@@ -237,6 +237,12 @@ if (warp == kWarps + 1) {
       mamba_end_sends();
       mamba_await_sends();
       mamba_tell_sent(counts + 2 * pair / kPairs * kApart);
+    }
+    if (layer == layers && word_turns == 0) {
+      // Nobody would use what is brought.
+      break;
+    }
+    if (lane == 0) {
       mamba_await_told(counts + half * kApart, wanted_x);
       MAMBA_ARRAY_FENCE();
       bring_x();
