@@ -17,8 +17,8 @@
 //       group needs as soon as the counts are there. No thread that multiplies waits in a barrier of all groups.
 //
 // What is shared by a pair is waited for by arrivals alone, since releases of more than a group are as slow as a write
-// to memory is: 1,500 cycles and more while weights stream, five times a layer. In all but the products rows of
-// sequences beyond the batch have whatever is there.
+// to memory is: 1,500 cycles and more while weights stream, five times a layer. Rows beyond the
+// batch hold whatever is there, which reaches no other row.
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kRows = 64;
