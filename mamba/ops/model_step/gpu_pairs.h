@@ -98,24 +98,24 @@ const int x_before = int(counts[0]);
 if (thread == 0) {
   for (int i = 0; i < kSlots; ++i) {
     mamba_begin(filled + i, 1);
-    mamba_begin(freed + i, kWarps);
+    mamba_begin(freed + i, kThreads);
   }
   for (int i = 0; i < kUnits; ++i) {
     mamba_begin(unit_filled + i, 1);
-    mamba_begin(unit_freed + i, kWarps);
+    mamba_begin(unit_freed + i, kThreads);
   }
   mamba_begin(squares_there, 1);
   mamba_begin(parts_made, kThreads / 2);
   mamba_begin(parts_there, 1);
   mamba_begin(sums_made, kThreads / 2);
   mamba_begin(sums_there, 1);
-  mamba_begin(y_made, kWarps);
-  mamba_begin(x_made, kWarps);
-  mamba_begin(in_done, 2 * kWarps);
-  mamba_begin(in_there, kWarps / 2 + 1);
-  mamba_begin(u_there, kWarps + 1);
-  mamba_begin(out_done, 2 * kWarps);
-  mamba_begin(out_there, kWarps / 2 + 1);
+  mamba_begin(y_made, kThreads);
+  mamba_begin(x_made, kThreads);
+  mamba_begin(in_done, kThreads + kWarps);
+  mamba_begin(in_there, kThreads / 2 + 1);
+  mamba_begin(u_there, kThreads + 1);
+  mamba_begin(out_done, kThreads + kWarps);
+  mamba_begin(out_there, kThreads / 2 + 1);
 }
 // Partners and counts are there.
 MAMBA_GRID_BARRIER(counter);
