@@ -11,24 +11,15 @@
 
 #ifdef MAMBA_AVX512_BF16
 #include <algorithm>
-#include <cstring>
 
 #include "mamba/base/threads.h"
-#include "mamba/ops/linear/bf16-inl.h"
-#include "mamba/ops/linear/fetch.h"
-#include "mamba/ops/linear/finish_bf16-inl.h"
-#include "mamba/ops/linear/pack_bf16-inl.h"
+#include "mamba/ops/linear/beside_bf16-inl.h"
+#include "mamba/ops/linear/block_bf16-inl.h"
 
 MAMBA_AVX512_BF16_BEGIN
 namespace mamba::ops::linear_detail {
 namespace {
 
-constexpr int64_t kMaxVectors = 3;
-constexpr int64_t kPanel = kMaxVectors * kVector;
-constexpr int64_t kMaxDepth = 1536;                 // pairs
-constexpr int64_t kTilePairs = kMaxDepth * kPanel;  // 288 KiB
-constexpr int64_t kMaxTileColumns = 4 * kPanel;
-constexpr int64_t kFetchStep = 16;        // pairs between two steps of a BlockFetch
 constexpr int64_t kPiecePairs = 2 << 20;  // packed rows of the left operand at a time: 8 MiB
 constexpr int64_t kMaxPieceRows = 1024;
 constexpr int64_t kMinPieceRows = 128;
@@ -38,134 +29,6 @@ constexpr int64_t piece_rows(int64_t m, int64_t k) {
   const int64_t most = pairs_of(k) <= kMaxDepth ? m : kMaxPieceRows;
   const int64_t fit = kPiecePairs / std::max<int64_t>(pairs_of(k), 1) / kRows * kRows;
   return std::min({m, most, std::max(kMinPieceRows, fit)});
-}
-
-// Sums of a block, kPanel to a row.
-using Sums = float[kRows * kPanel];
-
-// Where all sums of a block go at once, as they are or rounded to bfloat16: column `first` on of kRows rows.
-struct Direct {
-  void* const* rows = nullptr;
-  int64_t first = 0;
-  bool narrow = false;
-};
-
-// sums (+)= left [depth][kRows] times panel [depth][kVectors * kVector]. They go to `direct` if there is one.
-template <int kVectors>
-__attribute__((noinline)) void multiply_block(const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                                              BlockFetch& fetch, float* sums, const Direct& direct) {
-  __m512 sum[kRows][kVectors];
-  MAMBA_CPU_UNROLL(8)
-  for (int64_t i = 0; i < kRows; ++i) {
-    MAMBA_CPU_UNROLL(4)
-    for (int64_t v = 0; v < kVectors; ++v) {
-      sum[i][v] = add ? _mm512_load_ps(sums + i * kPanel + v * kVector) : _mm512_setzero_ps();
-    }
-  }
-  const auto multiply = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
-    for (int64_t k = from; k < to; ++k) {
-      __m512bh right[kVectors];
-      MAMBA_CPU_UNROLL(4)
-      for (int64_t v = 0; v < kVectors; ++v) {
-        right[v] = as_bf16(_mm512_load_si512(panel + (k * kVectors + v) * kVector));
-      }
-      MAMBA_CPU_UNROLL(8)
-      for (int64_t i = 0; i < kRows; ++i) {
-        const __m512bh x = as_bf16(_mm512_set1_epi32(static_cast<int>(left[k * kRows + i])));
-        MAMBA_CPU_UNROLL(4)
-        for (int64_t v = 0; v < kVectors; ++v) {
-          sum[i][v] = _mm512_dpbf16_ps(sum[i][v], x, right[v]);
-        }
-      }
-    }
-  };
-  const int64_t early = std::max<int64_t>(0, depth - kFetchStep);
-  for (int64_t k = 0; k < early; k += kFetchStep) {
-    fetch.next();
-    multiply(k, std::min(early, k + kFetchStep));
-  }
-  fetch.last();
-  multiply(early, depth);
-  if (direct.rows == nullptr) {
-    MAMBA_CPU_UNROLL(8)
-    for (int64_t i = 0; i < kRows; ++i) {
-      MAMBA_CPU_UNROLL(4)
-      for (int64_t v = 0; v < kVectors; ++v) {
-        _mm512_store_ps(sums + i * kPanel + v * kVector, sum[i][v]);
-      }
-    }
-  } else if (direct.narrow) {
-    MAMBA_CPU_UNROLL(8)
-    for (int64_t i = 0; i < kRows; ++i) {
-      auto* const to = static_cast<uint16_t*>(direct.rows[i]) + direct.first;
-      MAMBA_CPU_UNROLL(4)
-      for (int64_t v = 0; v < kVectors; ++v) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + v * kVector), (__m256i)_mm512_cvtneps_pbh(sum[i][v]));
-      }
-    }
-  } else {
-    MAMBA_CPU_UNROLL(8)
-    for (int64_t i = 0; i < kRows; ++i) {
-      auto* const to = static_cast<float*>(direct.rows[i]) + direct.first;
-      MAMBA_CPU_UNROLL(4)
-      for (int64_t v = 0; v < kVectors; ++v) {
-        _mm512_storeu_ps(to + v * kVector, sum[i][v]);
-      }
-    }
-  }
-}
-
-void multiply_block(int64_t vectors, const uint32_t* left, const uint32_t* panel, int64_t depth, bool add,
-                    BlockFetch& fetch, float* sums, const Direct& direct) {
-  if (vectors == 1) {
-    multiply_block<1>(left, panel, depth, add, fetch, sums, direct);
-  } else if (vectors == 2) {
-    multiply_block<2>(left, panel, depth, add, fetch, sums, direct);
-  } else {
-    multiply_block<3>(left, panel, depth, add, fetch, sums, direct);
-  }
-}
-
-// Columns [n, n + columns) of the right operand, pairs [first, first + depth), panel after panel.
-void pack_tile(const Product& product, int64_t n, int64_t columns, int64_t first, int64_t depth, uint32_t* tile) {
-  for (int64_t done = 0; done < columns; done += kPanel) {
-    const int64_t width = std::min(kPanel, columns - done);
-    uint32_t* const panel = tile + done * depth;
-    if (product.right.panels != nullptr) {
-      product.right.panels->pack(n + done, width, first, depth, panel);
-    } else {
-      pack_panel(product.right, n + done, width, 2 * first, std::min(2 * depth, product.k - 2 * first), panel);
-    }
-  }
-}
-
-// Rows [begin, end) of a packed piece against those columns; between passes over k sums wait in `partial`.
-void multiply_packed(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
-                     int64_t n, int64_t columns, int64_t first, int64_t depth, const uint32_t* tile, float* partial,
-                     PartFetch& part, SlicesBeside& slices) {
-  alignas(64) Sums sums;
-  const int64_t pairs = pairs_of(product.k);
-  const bool last = first + depth == pairs;
-  const bool one_pass = first == 0 && last;
-  const bool plain = !product.add && product.bias == nullptr && product.out.type != Float::kFloat16;
-  for (int64_t row = begin; row < end; row += kRows) {
-    const uint32_t* const left = packed + (row - piece_begin) * pairs + first * kRows;
-    const int64_t rows = std::min(kRows, end - row);
-    for (int64_t done = 0; done < columns; done += kPanel) {
-      const int64_t width = std::min(kPanel, columns - done);
-      BlockFetch fetch(product.out, row, last ? rows : 0, n + done, width, part, slices, depth / kFetchStep);
-      float* const to = one_pass ? sums : partial + (row - begin) * kPanel;
-      Direct direct;
-      if (plain && last && rows == kRows && width % kVector == 0) {
-        direct = {product.out.rows.data() + row, n + done, product.out.type == Float::kBfloat16};
-      }
-      multiply_block((width + kVector - 1) / kVector, left, tile + done * depth, depth, first > 0, fetch, to, direct);
-      for (int64_t i = 0; last && direct.rows == nullptr && i < rows; ++i) {
-        finish_row(product, row + i, n + done, width, to + i * kPanel);
-      }
-      slices.run_ready();
-    }
-  }
 }
 
 // Columns that the thread with most of them has where tiles are dealt out in turns.
@@ -195,12 +58,11 @@ void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece
   const int64_t panels = (columns + kPanel - 1) / kPanel;
   const int64_t passes = (pairs + kMaxDepth - 1) / kMaxDepth;
   const int64_t blocks = (end - begin + kRows - 1) / kRows * panels;
-  PartFetch part(product, next_n, columns, blocks * passes);
-  SlicesBeside slices(blocks * std::max<int64_t>(0, pairs / kFetchStep - 1));
+  FetchBeside beside(product, next_n, columns, passes, blocks);
   for (int64_t first = 0; first < pairs; first += kMaxDepth) {
     const int64_t depth = std::min(kMaxDepth, pairs - first);
     pack_tile(product, n, columns, first, depth, tile);
-    multiply_packed(product, packed, piece_begin, begin, end, n, columns, first, depth, tile, partial, part, slices);
+    multiply_packed(product, packed, piece_begin, begin, end, n, columns, first, depth, tile, partial, beside);
   }
 }
 
@@ -236,10 +98,9 @@ class Bf16ManyRows : public ManyRows {
 
   void multiply_rows(const Product& product, const float* left, int64_t first, int64_t begin, int64_t end,
                      const float* panels) const override {
-    PartFetch none(product, product.n, 0, 1);
-    SlicesBeside no_slices;
+    FetchBeside results(product);
     multiply_packed(product, reinterpret_cast<const uint32_t*>(left), first, begin, end, 0, product.n, 0,
-                    pairs_of(product.k), reinterpret_cast<const uint32_t*>(panels), nullptr, none, no_slices);
+                    pairs_of(product.k), reinterpret_cast<const uint32_t*>(panels), nullptr, results);
   }
 
   void multiply_columns(const Product& product, const float* left, int64_t begin, int64_t end) const override {
@@ -280,6 +141,10 @@ void bf16::many_rows(const Product& product, float* workspace) {
     const int64_t tiles = (product.n + columns - 1) / columns;
     const int64_t splits = std::clamp<int64_t>(wanted / tiles, 1, (end - begin + 127) / 128);
     const int64_t split_rows = ((end - begin + splits - 1) / splits + kRows - 1) / kRows * kRows;
+    if (PieceBeside::can_multiply(product)) {
+      PieceBeside(product, packed, begin, end, split_rows, columns).multiply();
+      continue;
+    }
     parallel_for(tiles * splits, 1, [&](int64_t from, int64_t to) {
       for (int64_t task = from; task < to; ++task) {
         const int64_t n = task / splits * columns;
