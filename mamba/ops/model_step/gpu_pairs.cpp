@@ -41,9 +41,9 @@ constexpr int kMapNumbers = 32;
 constexpr int kMaps = 5;
 
 int room_of(int pairs) {
-  constexpr int kBlockBytes = kPairRows * 32 * 2;
+  constexpr int kPairBlockBytes = kPairRows * 32 * 2;
   constexpr int kAligned = 1024;
-  return kAligned + kSlotsAndUnits * kSlotBytes16 + 3 * kBlockBytes + kOwnChannels * 32 * 2 +
+  return kAligned + kSlotsAndUnits * kSlotBytes16 + 3 * kPairBlockBytes + kOwnChannels * 32 * 2 +
          4 * (pairs * kPairRows + kOwnChannels + kPairRows + 4 * kOwnChannels);
 }
 
