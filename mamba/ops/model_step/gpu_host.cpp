@@ -13,6 +13,7 @@ namespace {
 namespace mx = mlx::core;
 using host::Launch;
 
+// What all kernels of a model's step read and give.
 #define MAMBA_HOST_MODEL      \
   MAMBA_HOST_IN(tokens);      \
   MAMBA_HOST_IN(embeddings);  \
@@ -32,10 +33,7 @@ using host::Launch;
   MAMBA_HOST_IN(ssm);         \
   MAMBA_HOST_OUT(logits);     \
   MAMBA_HOST_OUT(conv_after); \
-  MAMBA_HOST_OUT(ssm_after);  \
-  MAMBA_HOST_OUT(h);          \
-  MAMBA_HOST_OUT(numbers);    \
-  MAMBA_HOST_OUT(floats)
+  MAMBA_HOST_OUT(ssm_after)
 
 template <typename T, int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles,
           int kOutRowParts, int kOutTiles, int kWordTiles, int kWordRowTiles, int kSequences, bool kWhole>
@@ -45,6 +43,9 @@ void model(const Launch& launch) {
   constexpr int kPer = 4;
   constexpr int kSquares = 2;
   MAMBA_HOST_MODEL;
+  MAMBA_HOST_OUT(h);
+  MAMBA_HOST_OUT(numbers);
+  MAMBA_HOST_OUT(floats);
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
   MAMBA_HOST_INT(kAhead);
@@ -58,27 +59,9 @@ void in_pairs(const Launch& launch) {
   using Residual = float;
   constexpr int kPairs = 8;
   constexpr int kRank = 32;
-  MAMBA_HOST_IN(tokens);
-  MAMBA_HOST_IN(embeddings);
-  MAMBA_HOST_IN(norm);
-  MAMBA_HOST_IN(in_proj);
-  MAMBA_HOST_IN(conv_weight);
-  MAMBA_HOST_IN(conv_bias);
-  MAMBA_HOST_IN(x_proj);
-  MAMBA_HOST_IN(dt_proj);
-  MAMBA_HOST_IN(dt_bias);
-  MAMBA_HOST_IN(A);
-  MAMBA_HOST_IN(D);
-  MAMBA_HOST_IN(out_proj);
-  MAMBA_HOST_IN(norm_f);
-  MAMBA_HOST_IN(output);
-  MAMBA_HOST_IN(conv);
-  MAMBA_HOST_IN(ssm);
+  MAMBA_HOST_MODEL;
   MAMBA_HOST_IN(counter);
   MAMBA_HOST_IN(maps);
-  MAMBA_HOST_OUT(logits);
-  MAMBA_HOST_OUT(conv_after);
-  MAMBA_HOST_OUT(ssm_after);
   MAMBA_HOST_OUT(numbers);
   MAMBA_HOST_OUT(floats);
   MAMBA_HOST_INT(kInFlight);
@@ -94,25 +77,7 @@ void one(const Launch& launch) {
   using Residual = float;
   constexpr int kThreads = 64;
   constexpr int kTaps = 4;
-  MAMBA_HOST_IN(tokens);
-  MAMBA_HOST_IN(embeddings);
-  MAMBA_HOST_IN(norm);
-  MAMBA_HOST_IN(in_proj);
-  MAMBA_HOST_IN(conv_weight);
-  MAMBA_HOST_IN(conv_bias);
-  MAMBA_HOST_IN(x_proj);
-  MAMBA_HOST_IN(dt_proj);
-  MAMBA_HOST_IN(dt_bias);
-  MAMBA_HOST_IN(A);
-  MAMBA_HOST_IN(D);
-  MAMBA_HOST_IN(out_proj);
-  MAMBA_HOST_IN(norm_f);
-  MAMBA_HOST_IN(output);
-  MAMBA_HOST_IN(conv);
-  MAMBA_HOST_IN(ssm);
-  MAMBA_HOST_OUT(logits);
-  MAMBA_HOST_OUT(conv_after);
-  MAMBA_HOST_OUT(ssm_after);
+  MAMBA_HOST_MODEL;
   MAMBA_HOST_OUT(mail);
   MAMBA_HOST_INT(kSlot);
   MAMBA_HOST_INT(kSlots);
@@ -185,6 +150,9 @@ void model_of_many(const Launch& launch) {
   constexpr int kInFlight = kLaunch.in_flight;
   constexpr int kTaps = 4;
   MAMBA_HOST_MODEL;
+  MAMBA_HOST_OUT(h);
+  MAMBA_HOST_OUT(numbers);
+  MAMBA_HOST_OUT(floats);
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_many.h"
