@@ -11,46 +11,37 @@ namespace {
 
 using T = float;  // dtypes are the arrays' own business on the host
 
+// What both kernels read, give and are told.
+#define MAMBA_HOST_ADAMW         \
+  MAMBA_HOST_IN(factors);        \
+  MAMBA_HOST_IN(scale);          \
+  MAMBA_HOST_IN(parameter);      \
+  MAMBA_HOST_IN(m);              \
+  MAMBA_HOST_IN(v);              \
+  MAMBA_HOST_IN(average);        \
+  MAMBA_HOST_OUT(new_parameter); \
+  MAMBA_HOST_OUT(new_m);         \
+  MAMBA_HOST_OUT(new_v);         \
+  MAMBA_HOST_OUT(new_average);   \
+  MAMBA_HOST_OUT(copy);          \
+  MAMBA_HOST_INT(kThreads);      \
+  MAMBA_HOST_BOOL(kHasAverage);  \
+  MAMBA_HOST_BOOL(kHasCopy)
+
 void update(const host::Launch& launch) {
-  MAMBA_HOST_IN(factors);
-  MAMBA_HOST_IN(scale);
-  MAMBA_HOST_IN(parameter);
+  MAMBA_HOST_ADAMW;
   MAMBA_HOST_IN(gradient);
-  MAMBA_HOST_IN(m);
-  MAMBA_HOST_IN(v);
-  MAMBA_HOST_IN(average);
-  MAMBA_HOST_OUT(new_parameter);
-  MAMBA_HOST_OUT(new_m);
-  MAMBA_HOST_OUT(new_v);
-  MAMBA_HOST_OUT(new_average);
-  MAMBA_HOST_OUT(copy);
-  MAMBA_HOST_INT(kThreads);
   MAMBA_HOST_BOOL(kHasScale);
-  MAMBA_HOST_BOOL(kHasAverage);
-  MAMBA_HOST_BOOL(kHasCopy);
 #include "mamba/ops/adamw/gpu_update.h"
 }
 
 void flat(const host::Launch& launch) {
-  MAMBA_HOST_IN(factors);
-  MAMBA_HOST_IN(scale);
+  MAMBA_HOST_ADAMW;
   MAMBA_HOST_IN(table);
-  MAMBA_HOST_IN(parameter);
-  MAMBA_HOST_IN(m);
-  MAMBA_HOST_IN(v);
-  MAMBA_HOST_IN(average);
-  MAMBA_HOST_OUT(new_parameter);
-  MAMBA_HOST_OUT(new_m);
-  MAMBA_HOST_OUT(new_v);
-  MAMBA_HOST_OUT(new_average);
-  MAMBA_HOST_OUT(copy);
-  MAMBA_HOST_INT(kThreads);
   MAMBA_HOST_INT(kArrays);
   MAMBA_HOST_INT(kChunk);
   MAMBA_HOST_INT(kAlign);
   MAMBA_HOST_BOOL(kInPlace);
-  MAMBA_HOST_BOOL(kHasAverage);
-  MAMBA_HOST_BOOL(kHasCopy);
   const host::Input gradient0 = launch.input("gradient0");
 #include "mamba/ops/adamw/gpu_flat_begin.h"
   // On other devices a line of source for each.
