@@ -6,6 +6,11 @@
 #include <malloc.h>
 #endif
 
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <string_view>
+
 #include "mamba/base/error.h"
 
 namespace mamba {
@@ -29,6 +34,17 @@ void prefer_large_pages([[maybe_unused]] void* memory, [[maybe_unused]] size_t b
 }
 
 uint64_t peak_memory_bytes() {
+#ifdef __linux__
+  // Linux hands ru_maxrss on through exec: a program that a large one starts begins with its parent's peak.
+  if (std::ifstream status("/proc/self/status"); status) {
+    constexpr std::string_view kPeak = "VmHWM:";
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with(kPeak)) {
+        return std::strtoull(line.c_str() + kPeak.size(), nullptr, 10) * 1024;
+      }
+    }
+  }
+#endif
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);
 #ifdef __APPLE__

@@ -16,7 +16,7 @@ constexpr size_t kLargePage = size_t{2} << 20;
 // Asks for large pages for this memory, which begins at a multiple of kLargePage: before it is touched.
 void prefer_large_pages(void* memory, size_t bytes);
 
-// The largest resident set so far, in bytes, mapped files included (getrusage's ru_maxrss).
+// The largest resident set so far, in bytes, mapped files included (Linux's VmHWM, else getrusage's ru_maxrss).
 uint64_t peak_memory_bytes();
 
 // For a program's first lines: freed memory stays with the process and is used again, instead of going back to the

@@ -38,6 +38,14 @@ tiny_model tiny
 mlx_mamba bench --model tiny -p 5 -n 2 --repeat 1 > /dev/null 2> err
 [ ! -s err ] || fail "stderr: $(cat err)"
 
+# The peak is the program's own, not that of a large one that starts it.
+python3 -c "
+import subprocess, sys
+ballast = bytearray(b'x') * (600 << 20)
+subprocess.run(sys.argv[1:], check=True)
+" "$MLX_MAMBA" bench --model tiny -p 5 -n 2 --repeat 1 --json > j
+json j "d[0]['peak_memory_mb'] < 500"
+
 expect_error 2 "give one of --model and --shape" bench --model tiny --shape 130m
 expect_error 2 "shape must be 130m, 370m, 790m, 1.4b or 2.8b but is \"7b\"" bench --shape 7b
 expect_error 2 "nothing is left to measure" bench -p 0 -n 0
