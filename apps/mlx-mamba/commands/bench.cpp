@@ -130,7 +130,6 @@ OrderedJson to_json(const Measured& m, const generate::BenchmarkSettings& s) {
   return {{"model", m.model},
           {"dtype", m.dtype},
           {"bits", m.bits},
-          {"device", on_gpu() ? "gpu" : "cpu"},
           {"threads", num_threads()},
           {"batch", s.sequences},
           {"prompt_tokens", s.prompt_tokens},
