@@ -11,6 +11,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <regex>
 
 namespace mamba {
 namespace fs = std::filesystem;
@@ -124,9 +125,11 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
         "{}: cannot be written: it is {}, not a file", path_.string(),
         fs::is_directory(target) ? "a folder" : "a device or a pipe");
   static std::atomic<unsigned> counter{0};
-  temporary_ = path_;
-  temporary_ += fmt::format(".{}-{}.tmp", ::getpid(), counter.fetch_add(1));
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  do {  // a name may be taken by what a killed process of the same number left: in a container all have the same
+    temporary_ = path_;
+    temporary_ += fmt::format(".{}-{}.tmp", ::getpid(), counter.fetch_add(1));
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (fd_ < 0 && errno == EEXIST);
   if (fd_ < 0) {
     fail(path_, "written", errno);
   }
@@ -178,6 +181,18 @@ void AtomicFile::commit() {
     fail(path_, "written", error);
   }
   sync_directory(path_.parent_path());
+}
+
+std::vector<fs::path> unfinished_files(const fs::path& directory) {
+  static const std::regex name(R"(.+\.[0-9]+-[0-9]+\.tmp)");
+  std::vector<fs::path> files;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.is_regular_file(ignored) && std::regex_match(entry.path().filename().string(), name)) {
+      files.push_back(entry.path());
+    }
+  }
+  return files;
 }
 
 void write_file(const fs::path& path, std::string_view text) {

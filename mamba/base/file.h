@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "mamba/base/error.h"
 
@@ -38,6 +39,9 @@ class AtomicFile {
   int fd_ = -1;
   uint64_t written_ = 0;
 };
+
+// What AtomicFile left in a folder because its process was killed, or what one is still writing.
+std::vector<std::filesystem::path> unfinished_files(const std::filesystem::path& directory);
 
 // Reads a file piece by piece, for what may be larger than the memory. Not thread-safe.
 class InputFile {

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <filesystem>
+#include <fstream>
 
 #include "mamba/base/temporary_directory.h"
 
@@ -90,6 +93,25 @@ TEST(File, UncommittedWriteLeavesTheOldFile) {
   }
   EXPECT_EQ(read_file(folder / "a"), "old");
   EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(File, WhatAKilledProcessLeftIsNotInTheWay) {
+  const TemporaryDirectory place;
+  const auto left_behind = [&](unsigned number) { return place / fmt::format("f.{}-{}.tmp", ::getpid(), number); };
+  std::string name;
+  {
+    AtomicFile first(place / "f");
+    ASSERT_EQ(unfinished_files(place.path()).size(), 1U);
+    name = unfinished_files(place.path()).front().filename().string();
+  }
+  // Its successors' names are taken, as after a restart with the same process number.
+  const auto used = static_cast<unsigned>(std::stoul(name.substr(name.find('-') + 1)));
+  for (unsigned i = 1; i <= 3; ++i) {
+    std::ofstream(left_behind(used + i)) << "torn";
+  }
+  write_file(place / "f", "whole");
+  EXPECT_EQ(read_file(place / "f"), "whole");
+  EXPECT_EQ(unfinished_files(place.path()).size(), 3U);
 }
 
 TEST(File, ErrorsNameTheReason) {
