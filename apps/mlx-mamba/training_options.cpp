@@ -22,6 +22,17 @@ std::string option_name(const std::string& setting) {
   return out;
 }
 
+// What to tell about a setting that is not what it was.
+std::string changed(const std::string& name, const Json& before, const Json& now) {
+  const std::string option = option_name(name);
+  if (now.is_boolean()) {
+    return fmt::format("{} was not given when the run began: leave it out", option);
+  }
+  const bool by_default = before.is_null() || before == -1;  // a warm-up that follows from the steps
+  return fmt::format("{} was {} when the run began and is {} now: leave it {}", option,
+                     by_default ? "left out" : before.dump(), now.dump(), by_default ? "out" : "as it was");
+}
+
 }  // namespace
 
 void TrainingOptions::declare_data(OptionTable& table) {
@@ -81,7 +92,7 @@ void TrainingOptions::declare_settings(OptionTable& table, const Defaults& defau
        "go on from the state that a row's last window left: for texts longer than a window");
   integer("seed", "S", 0, INT64_MAX, "of everything random (default: 0); the same seed gives the same run");
   table.group("Optimiser");
-  real("lr", "LR", 0, 1e3, "peak learning rate (default: " + defaults.lr + ")");
+  real("lr", "LR", 0, 1e30, "peak learning rate (default: " + defaults.lr + ")");
   choice("schedule", "S", {"constant", "cosine", "wsd"},
          "constant, cosine (down to the floor) or wsd (constant, then a straight line down) (default: cosine)");
   integer("warmup", "W", 0, kMostSteps, "steps over which the rate rises (default: 5 % of the run, 500 at most)");
@@ -144,9 +155,7 @@ train::Settings TrainingOptions::resumed(const train::Settings& stored) const {
   for (const auto& [name, value] : given.items()) {
     if (merged[name] != value && may_change.count(name) == 0) {
       throw UsageError(
-          fmt::format("--resume: {} was {} when the run began and is {} now: leave it as it was, or begin "
-                      "a run in another folder",
-                      option_name(name), merged[name].dump(), value.dump()));
+          fmt::format("--resume: {}, or begin a run in another folder", changed(name, merged[name], value)));
     }
     merged[name] = value;
   }

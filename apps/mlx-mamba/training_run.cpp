@@ -235,19 +235,21 @@ RunPlan plan_run(const TrainingOptions& o, const std::string& command, const tra
                                  config.string("command"), command));
   }
   plan.settings = o.resumed(train::Settings::from_json(config.object("settings").json(), file));
-  const auto paths = [&](const char* name, const std::vector<std::string>& given) {
+  const auto paths = [&](const char* option, const char* name, const std::vector<std::string>& given) {
     std::vector<std::string> stored = plan.config.value(name, std::vector<std::string>{});
     if (!given.empty() && absolute(given) != stored) {
-      throw UsageError(
-          fmt::format("--resume: this run's {} is {}: leave the option out, or begin a run in another "
-                      "folder",
-                      name, fmt::join(stored, " ")));
+      const std::string was = stored.empty() ? "not given" : fmt::format("{}", fmt::join(stored, " "));
+      throw UsageError(fmt::format(
+          "--resume: {} was {} when the run began: leave it out, or begin a run in another folder", option, was));
     }
     return stored;
   };
-  plan.data = paths("data", o.data);
-  plan.eval_data = paths("eval_data", o.eval_data);
+  plan.data = paths("--data", "data", o.data);
+  plan.eval_data = paths("--eval-data", "eval_data", o.eval_data);
   plan.eval_fraction = config.number_or("eval_fraction", -1, -1, 0.5);
+  if (o.eval_fraction.value_or(plan.eval_fraction) != plan.eval_fraction) {
+    throw UsageError("--resume: --eval-fraction must stay as it was when the run began: leave it out");
+  }
   plan.sample_prompt = o.sample_prompt.value_or(config.string_or("sample_prompt", ""));
   plan.bpe_dropout = config.number_or("bpe_dropout", 0, 0, 1);
   plan.segmentations = static_cast<int>(config.integer_or("segmentations", 1, 1, 1000));

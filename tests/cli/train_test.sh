@@ -87,6 +87,12 @@ expect_error 2 '--plain-end must be a number from 0 to 1' train --data text.md $
 expect_error 2 'a run (or a model) is there already' train --data text.md $shape --out whole
 expect_error 2 'there is no run to resume' train --out nowhere --resume
 expect_error 2 '--resume: --lr was 0.001 when the run began' train --out whole --resume --lr 0.5
+expect_error 2 '--resume: --no-shuffle was not given when the run began: leave it out' train --out whole --resume --no-shuffle
+expect_error 2 '--resume: --eval-data was not given when the run began' train --out whole --resume --eval-data text.md
+expect_error 2 '--resume: --eval-fraction must stay' train --out whole --resume --eval-fraction 0.2
+expect_error 2 '--resume: --decay-ratio was 0.2 when the run began and is 0.3 now: leave it as it was' \
+  train --out whole --resume --decay-ratio 0.3
+expect_error 2 '--resume: --recompute was not given' train --out whole --resume --recompute
 expect_error 2 'not of mlx-mamba finetune' finetune --out whole --resume
 expect_error 2 '--data is missing' train --out x
 expect_error 2 '--out is missing' train --data text.md
