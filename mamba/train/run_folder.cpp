@@ -44,6 +44,13 @@ void remove_whole(const fs::path& path) {
   fs::remove_all(path, error);
 }
 
+// The step that a link names.
+std::optional<int64_t> linked(const fs::path& link) {
+  std::error_code error;
+  const fs::path target = fs::read_symlink(link, error);
+  return error || !fs::exists(link, error) ? std::nullopt : step_of(target.filename().string());
+}
+
 void rename_or_throw(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
@@ -92,6 +99,14 @@ void RunFolder::clean() {
       remove_whole(entry.path());
     }
   }
+  for (const char* name : {"last", "best"}) {
+    fs::remove(path_ / (std::string(kUnfinished) + name), ignored);
+  }
+  for (const char* place : {".", "adapter", "tokenizer"}) {
+    for (const fs::path& file : unfinished_files(path_ / place)) {
+      fs::remove(file, ignored);
+    }
+  }
 }
 
 fs::path RunFolder::checkpoint_path(int64_t step) const {
@@ -118,13 +133,16 @@ std::vector<int64_t> RunFolder::checkpoints() const {
   return steps;
 }
 
-std::optional<int64_t> RunFolder::linked(const char* name) const {
-  std::error_code error;
-  const fs::path target = fs::read_symlink(path_ / name, error);
-  if (error || !fs::exists(path_ / name, error)) {
-    return std::nullopt;
+std::optional<int64_t> RunFolder::last() const {
+  if (const auto step = linked(path_ / "last")) {
+    return step;
   }
-  return step_of(target.filename().string());
+  const std::vector<int64_t> steps = checkpoints();
+  return steps.empty() ? std::nullopt : std::optional(steps.back());
+}
+
+std::optional<int64_t> RunFolder::best() const {
+  return linked(path_ / "best");
 }
 
 void RunFolder::link(const char* name, int64_t step) {
@@ -133,7 +151,11 @@ void RunFolder::link(const char* name, int64_t step) {
   std::error_code error;
   fs::create_directory_symlink(fs::path(kCheckpoints) / step_name(step), unfinished, error);
   check(!error, "{}: cannot be written: {}", unfinished.string(), error.message());
-  rename_or_throw(unfinished, path_ / name);
+  const fs::path place = path_ / name;
+  if (fs::is_directory(fs::symlink_status(place, error))) {
+    remove_whole(place);  // what a copy that follows links made of one
+  }
+  rename_or_throw(unfinished, place);
   sync_directory(path_);
 }
 
@@ -163,6 +185,21 @@ void RunFolder::save(int64_t step, bool is_best, const std::function<void(const 
   link("last", step);
   if (is_best) {
     link("best", step);
+  }
+}
+
+void RunFolder::step_back(int64_t step, bool best_too) {
+  std::optional<int64_t> before;
+  for (const int64_t other : checkpoints()) {
+    if (other < step) {
+      before = other;
+    }
+  }
+  if (before && last() >= step) {
+    link("last", *before);
+  }
+  if (before && best_too && best() >= step) {
+    link("best", *before);
   }
 }
 

@@ -43,12 +43,16 @@ class RunFolder {
 
   // The steps whose checkpoints are there, ascending.
   std::vector<int64_t> checkpoints() const;
-  std::optional<int64_t> last() const { return linked("last"); }
-  std::optional<int64_t> best() const { return linked("best"); }
+  std::optional<int64_t> last() const;  // the newest, where the link is lost
+  std::optional<int64_t> best() const;
 
   // `write` fills the folder it is given, which then becomes checkpoints/step-N and `last`, and `best` when asked.
   // When `write` throws, nothing has changed.
   void save(int64_t step, bool is_best, const std::function<void(const std::filesystem::path&)>& write);
+
+  // The checkpoint of this step turned out to be bad: `last`, and `best` when asked, name the newest before it, where
+  // there is one and they named it or a later one.
+  void step_back(int64_t step, bool best_too);
 
   // Removes checkpoints but the newest `count`, `last` and `best`.
   void keep(int64_t count);
@@ -62,7 +66,6 @@ class RunFolder {
  private:
   explicit RunFolder(std::filesystem::path path);  // locks it
 
-  std::optional<int64_t> linked(const char* name) const;
   void link(const char* name, int64_t step);
   void clean();
 

@@ -43,6 +43,41 @@ TEST(RunFolder, KeepsTheNewestAndTheBest) {
   EXPECT_EQ(folder.checkpoints(), (std::vector<int64_t>{9, 100}));
 }
 
+TEST(RunFolder, ACopyThatFollowedLinksGoesOn) {
+  const TemporaryDirectory place;
+  {
+    RunFolder folder = RunFolder::create(place / "run", Json::object());
+    save(folder, 4, true);
+    save(folder, 12);
+  }
+  fs::copy(place / "run", place / "copied", fs::copy_options::recursive);  // links become folders
+  ASSERT_FALSE(fs::is_symlink(place / "copied" / "last"));
+  RunFolder folder = RunFolder::open(place / "copied");
+  EXPECT_EQ(folder.last(), 12);
+  save(folder, 16, true);
+  EXPECT_EQ(folder.last(), 16);
+  EXPECT_EQ(folder.best(), 16);
+  EXPECT_TRUE(fs::is_symlink(place / "copied" / "last"));
+  fs::remove(place / "copied" / "last");  // as by a copy that leaves links out
+  EXPECT_EQ(folder.last(), 16);
+}
+
+TEST(RunFolder, OpeningRemovesWhatAKilledProcessWasWriting) {
+  const TemporaryDirectory place;
+  { RunFolder::create(place / "run", Json::object()); }
+  const fs::path run = place / "run";
+  make_directories(run / "adapter");
+  for (const char* name : {"report.html.77-3.tmp", "adapter/adapter_model.safetensors.12345-10.tmp", "notes.tmp"}) {
+    write_file(run / name, "x");
+  }
+  fs::create_directory_symlink("checkpoints/step-3", run / ".unfinished-best");
+  RunFolder::open(run);
+  EXPECT_FALSE(fs::exists(run / "report.html.77-3.tmp"));
+  EXPECT_FALSE(fs::exists(run / "adapter/adapter_model.safetensors.12345-10.tmp"));
+  EXPECT_FALSE(fs::is_symlink(run / ".unfinished-best"));
+  EXPECT_TRUE(fs::exists(run / "notes.tmp"));
+}
+
 TEST(RunFolder, AFailedSaveChangesNothing) {
   const TemporaryDirectory place;
   RunFolder folder = RunFolder::create(place / "run", Json::object());

@@ -86,7 +86,7 @@ void Settings::check_sense() const {
   at_least("--eval-windows", eval_windows, 1);
   at_least("--save-every", save_every, 0);
   at_least("--keep", keep, 1);
-  within("--lr", lr, 0, 1e3);
+  within("--lr", lr, 0, 1e30);
   within("--weight-decay", weight_decay, 0, 1e3);
   within("--beta1", beta1, 0, 0.999999999);
   within("--beta2", beta2, 0, 0.999999999);

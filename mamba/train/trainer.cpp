@@ -211,26 +211,29 @@ void Trainer::save(bool is_best) {
     hooks_.save_model(directory, result);
     save_trainer_state(directory, state);
   });
-  folder_.keep(settings_.keep);
   if (hooks_.on_checkpoint) {
     hooks_.on_checkpoint();
   }
 }
 
-void Trainer::fail_not_finite(const Work& work) {
+void Trainer::fail_not_finite(const std::string& what, bool weights_are_sound) {
+  // Weights that were saved before anything was computed with them are no good ones.
+  if (!weights_are_sound) {
+    folder_.step_back(step_, !best_step_);
+  }
   const std::optional<int64_t> last = folder_.last();
   const std::string kept =
       last ? fmt::format("the checkpoint of step {} is kept in {}", *last, folder_.checkpoint_path(*last).string())
            : "there is no checkpoint yet";
-  throw Error(fmt::format(
-      "step {}: the loss is {} and the norm of its gradients {}, so the run ends here; {}. A lower --lr, a longer "
-      "--warmup or --grad-clip 1 may help",
-      step_, readable(work.loss), readable(work.grad_norm), kept));
+  throw Error(
+      fmt::format("step {}: {}, so the run ends here; {}. A lower --lr, a longer --warmup or --grad-clip 1 may help",
+                  step_, what, kept));
 }
 
 Outcome Trainer::run() {
   const Schedule schedule = settings_.learning_rates();
   int64_t saved = folder_.last() == step_ ? step_ : -1;
+  bool is_sound = false;  // the held-out loss of the weights as they are is finite
   while (step_ < settings_.steps) {
     const auto start = Clock::now();
     const double learning_rate = schedule.learning_rate(step_);
@@ -246,20 +249,30 @@ Outcome Trainer::run() {
                       .peak_memory_mb = static_cast<double>(peak_memory_bytes()) / 1e6};
     if (!std::isfinite(work.loss) || !std::isfinite(work.grad_norm)) {
       folder_.append_metrics(report.to_json());
-      fail_not_finite(work);
+      fail_not_finite(
+          fmt::format("the loss is {} and the norm of its gradients {}", readable(work.loss), readable(work.grad_norm)),
+          is_sound);
+    }
+    if (saved == step_) {
+      folder_.keep(settings_.keep);  // older ones go once it is known that this one is good
     }
     ++step_;
     const auto due = [&](int64_t every) { return step_ == settings_.steps || (every > 0 && step_ % every == 0); };
     bool is_best = false;
+    is_sound = false;
     if (held_out_ && due(settings_.eval_every)) {
       report.eval_loss = evaluate();
-      is_best = !best_loss_ || *report.eval_loss < *best_loss_;
+      is_sound = std::isfinite(*report.eval_loss);
+      is_best = is_sound && (!best_loss_ || *report.eval_loss < *best_loss_);
       if (is_best) {
         best_loss_ = report.eval_loss;
         best_step_ = step_;
       }
     }
     folder_.append_metrics(report.to_json());
+    if (report.eval_loss && !is_sound) {
+      fail_not_finite(fmt::format("the held-out loss is {}", readable(*report.eval_loss)), false);
+    }
     if (hooks_.on_step) {
       hooks_.on_step(report);
     }
@@ -271,9 +284,11 @@ Outcome Trainer::run() {
       if (saved != step_) {
         save(false);
       }
+      folder_.keep(settings_.keep);
       return Outcome::kStopped;
     }
   }
+  folder_.keep(settings_.keep);
   return Outcome::kFinished;
 }
 

@@ -57,9 +57,9 @@ class Trainer {
           const std::optional<std::filesystem::path>& directory = std::nullopt);
 
   // Runs to the last step, or until should_stop(). Saves every save_every steps, whenever the held-out loss is the
-  // lowest so far, at the end, and when it stops. Throws Error, having saved nothing, when loss or gradients are no
-  // longer finite: the checkpoints that are there are from before. Throws Error when a checkpoint or a line of metrics
-  // cannot be written.
+  // lowest so far, at the end, and when it stops. Throws Error, having saved nothing, when a loss or gradients are no
+  // longer finite: `last` then names the newest checkpoint from before the weights that gave them. Throws Error when a
+  // checkpoint or a line of metrics cannot be written.
   Outcome run();
 
   int64_t step() const { return step_; }
@@ -85,7 +85,7 @@ class Trainer {
   Work take_step(double learning_rate);
   double evaluate();
   void save(bool is_best);
-  [[noreturn]] void fail_not_finite(const Work& work);
+  [[noreturn]] void fail_not_finite(const std::string& what, bool weights_are_sound);
 
   Sender sender_ = {};
   std::optional<Prepared> prepared_ = {};  // the next step, on GPUs

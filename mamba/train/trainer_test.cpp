@@ -173,6 +173,65 @@ TEST(Trainer, EndsWhenTheLossIsNoLongerFinite) {
   EXPECT_TRUE(lines[3]["loss"].is_null());
 }
 
+// Weights that overflow in the step after they were saved: the checkpoint before them is the good one.
+TEST(Trainer, EndsWithTheLastGoodCheckpoint) {
+  const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
+  for (const int64_t keep : {1, 2}) {
+    for (const int64_t eval_every : {0, 2, 3}) {  // 0: nothing held out
+      const TemporaryDirectory place;
+      RunFolder folder = RunFolder::create(place / "run", Json::object());
+      models::MambaLM model = tiny_model();
+      Settings s = quick_settings();
+      s.save_every = 1;
+      s.keep = keep;
+      s.eval_every = eval_every;
+      Hooks hooks = no_model_files();
+      hooks.on_step = [&](const StepReport& report) {
+        if (report.step == 2) {
+          model.visit("", [](const std::string& path, mx::array& value) {
+            if (path == "backbone.norm_f.weight") {
+              value = mx::full(value.shape(), NAN);
+            }
+          });
+        }
+      };
+      std::optional<Windows> held_out;
+      if (eval_every > 0) {
+        held_out = windows;
+      }
+      Trainer trainer(model, all_of(model), Batches(windows, {.batch_size = 2}), held_out, s, folder, hooks);
+      EXPECT_THROW(trainer.run(), Error);
+      // After step 2 the weights were bad, so the checkpoint of three steps is; with eval_every 3 they had passed.
+      const int64_t good = eval_every == 3 ? 3 : 2;
+      EXPECT_EQ(folder.last(), good) << keep << " " << eval_every;
+      EXPECT_EQ(folder.best(), eval_every == 0 ? 2 : eval_every) << keep;
+    }
+  }
+}
+
+TEST(Trainer, EndsWhenTheHeldOutLossIsNotFinite) {
+  const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
+  const TemporaryDirectory place;
+  RunFolder folder = RunFolder::create(place / "run", Json::object());
+  models::MambaLM model = tiny_model();
+  Settings s = quick_settings();
+  s.save_every = 1;
+  s.eval_every = 1;
+  s.schedule = "constant";
+  s.lr = 1e30;
+  Trainer trainer(model, all_of(model), Batches(windows, {.batch_size = 2}), windows, s, folder, no_model_files());
+  try {
+    trainer.run();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("step 1: the held-out loss is"), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(folder.last().has_value());
+  const std::vector<Json> lines = folder.rewind_metrics(100);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_TRUE(lines[0]["eval_loss"].is_null());
+}
+
 TEST(Trainer, HeldOutLossDoesNotDependOnTheBatch) {
   const Windows windows(Dataset::from_tokens(some_tokens(500), kVocab), 16);
   const models::MambaLM model = tiny_model();
