@@ -17,6 +17,7 @@
 namespace mamba::embedded {
 std::string_view gpu_dialect_cuda();
 std::string_view gpu_dialect_metal();
+std::string_view gpu_lines_cuda();
 std::string_view gpu_math();
 std::string_view gpu_streams_cuda();
 std::string_view gpu_tiles();
@@ -149,13 +150,13 @@ Kernel::Kernel(std::string name, std::string_view source, std::vector<std::strin
 Kernel::Makers Kernel::makers(int shared_more) const {
   if (mx::metal::is_available()) {
     return {mx::fast::metal_kernel(name_, inputs_, outputs_, std::string(kMetalPrologue) + source_,
-                                   stripped(embedded::gpu_dialect_metal()) + stripped(embedded::gpu_math()),
+                                   stripped(joined({embedded::gpu_dialect_metal(), embedded::gpu_math()})),
                                    /*ensure_row_contiguous=*/false),
             nullptr};
   }
-  std::string header = stripped(embedded::gpu_dialect_cuda()) + stripped(embedded::gpu_math()) +
-                       stripped(embedded::gpu_streams_cuda()) + stripped(embedded::gpu_tiles()) +
-                       stripped(embedded::gpu_ring()) + stripped(embedded::gpu_pairs_cuda());
+  std::string header = stripped(
+      joined({embedded::gpu_dialect_cuda(), embedded::gpu_lines_cuda(), embedded::gpu_math(),
+              embedded::gpu_streams_cuda(), embedded::gpu_tiles(), embedded::gpu_ring(), embedded::gpu_pairs_cuda()}));
   if (cuda_registers_ > 0) {
     // MLX writes the kernel's declaration, whose only word that can be extended is this.
     header += fmt::format("#undef __global__\n#define __global__ __attribute__((global)) __maxnreg__({}){}\n",
@@ -228,6 +229,14 @@ std::vector<mx::array> Kernel::operator()(const std::vector<mx::array>& inputs, 
     primitive = slot;
   }
   return mx::array::make_arrays(shapes, dtypes, primitive, inputs);
+}
+
+std::string joined(std::initializer_list<std::string_view> parts) {
+  std::string all;
+  for (const std::string_view part : parts) {
+    all += part;
+  }
+  return all;
 }
 
 void set_host_body(const std::string& name, void (*run)(const host::Launch&)) {

@@ -11,6 +11,7 @@
 #include <mlx/stream.h>
 
 #include <array>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,6 +31,9 @@ struct Grid {
   int threads;                // of a group: a multiple of 32
   int shared_more = 0;        // bytes of MAMBA_SHARED_MORE, on CUDA
 };
+
+// A source that is kept in parts, each of whole lines.
+std::string joined(std::initializer_list<std::string_view> parts);
 
 class Kernel {
  public:

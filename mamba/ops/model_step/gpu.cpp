@@ -14,7 +14,9 @@
 #include "mamba/ops/gpu/kernel.h"
 
 namespace mamba::embedded {
+std::string_view gpu_model_numbers();
 std::string_view gpu_model_step();
+std::string_view gpu_model_step_phases();
 }  // namespace mamba::embedded
 
 namespace mamba::ops {
@@ -201,7 +203,10 @@ ModelStepOutputs model(const mx::array& tokens, const mx::array& conv, const mx:
   if (can_step_one(w, ssm, stream)) {
     return one(tokens, conv, ssm, w, {}, stream);
   }
-  static const gpu::Kernel kernel = model_kernel("mamba_model_step", embedded::gpu_model_step(), kThreads);
+  static const gpu::Kernel kernel = model_kernel(
+      "mamba_model_step",
+      gpu::joined({embedded::gpu_model_step(), embedded::gpu_model_numbers(), embedded::gpu_model_step_phases()}),
+      kThreads);
   const int batch = ssm.shape(1);
   const int channels = w.A.shape(1);
   const int states = w.A.shape(2);

@@ -52,6 +52,10 @@ void model(const Launch& launch) {
   constexpr bool kDots = kFew == 1 && sizeof(T) == 4;
   MAMBA_HOST_BOOL(kEarly);
 #include "mamba/ops/model_step/gpu_step.h"
+// What follows on it.
+#include "mamba/ops/model_step/gpu_numbers.h"
+// And on that.
+#include "mamba/ops/model_step/gpu_step_phases.h"
 }
 
 void in_pairs(const Launch& launch) {
@@ -69,6 +73,9 @@ void in_pairs(const Launch& launch) {
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_pairs.h"
+// What follows on it.
+#include "mamba/ops/model_step/gpu_pairs_parts.h"
+// And on that.
 #include "mamba/ops/model_step/gpu_pairs_phases.h"
 }
 
@@ -96,6 +103,8 @@ void one(const Launch& launch) {
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_one.h"
+// What follows on it.
+#include "mamba/ops/model_step/gpu_one_phases.h"
 }
 
 template <int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles, int kOutRowParts,
@@ -156,6 +165,9 @@ void model_of_many(const Launch& launch) {
   MAMBA_HOST_BOOL(kHasConvBias);
   MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_many.h"
+// What follows on it.
+#include "mamba/ops/model_step/gpu_numbers.h"
+// And on that.
 #include "mamba/ops/model_step/gpu_many_phases.h"
 }
 

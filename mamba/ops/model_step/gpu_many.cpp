@@ -6,6 +6,7 @@
 namespace mamba::embedded {
 std::string_view gpu_model_many();
 std::string_view gpu_model_many_phases();
+std::string_view gpu_model_numbers();
 }  // namespace mamba::embedded
 
 namespace mamba::ops::step {
@@ -142,7 +143,8 @@ std::optional<ManyLaunch> best_many_launch(const ModelStepWeights& w, int batch,
 ModelStepOutputs model_of_many(const mx::array& tokens, const mx::array& conv, const mx::array& ssm,
                                const ModelStepWeights& w, const ManyLaunch& launch, const mx::Stream& stream) {
   static const gpu::Kernel kernel = model_kernel(
-      "mamba_model_step_many", std::string(embedded::gpu_model_many()).append(embedded::gpu_model_many_phases()),
+      "mamba_model_step_many",
+      gpu::joined({embedded::gpu_model_many(), embedded::gpu_model_numbers(), embedded::gpu_model_many_phases()}),
       kThreads + 32 * kFillers);
   const int squares = squares_of(w, launch);
   return launch_model(kernel, model_inputs(tokens, conv, ssm, w, stream), w, squares,

@@ -1,6 +1,6 @@
 // GPU kernel, in the dialect of ops/gpu: gpu_step.h's step for more than 8 sequences, where weights are shared by many
-// products and states are most of what is read. This file has what comes before the phases, which are in
-// gpu_many_phases.h, the rest of the same body.
+// products and states are most of what is read. This file has what comes before the phases;
+// gpu_numbers.h and gpu_many_phases.h are the rest of the same body.
 //
 // Weights of in_proj, out_proj and the logits, and the states, go through one ring of kSlots slots in shared memory
 // (gpu/ring.h), in the order in which this group uses them. Nothing in it waits for another group, so kFillers SIMD
@@ -80,16 +80,6 @@ const int out_total = out_tasks * ((batch + kOutRows - 1) / kOutRows);
 const int word_rows = (batch + kWordRows - 1) / kWordRows;
 const int word_total = (words + kWordColumns - 1) / kWordColumns * word_rows;
 const int squares_apart = out_tasks * kOutChunks;  // parts of a row's sum of squares
-// What lies in `numbers`, each row by row: the products' left sides, and z.
-const int64_t wide = int64_t(batch) * channels;
-const auto x = numbers;
-const auto u = x + int64_t(batch) * width;
-const auto z = u + wide;
-const auto y = z + wide;
-const auto dt_rows = y + wide;
-// And in `floats`: B and C, then the squares' parts.
-const auto B_C = floats;
-const auto squares = B_C + int64_t(batch) * 2 * states;
 
 // What this group uses, task after task: its weights or states, where they begin in their layer, how many rows there
 // are, and how many slots it takes. First the tasks of a layer, then the words'.

@@ -12,7 +12,8 @@
 #include "mamba/ops/model_step/gpu.h"
 
 namespace mamba::embedded {
-std::string_view gpu_model_step_one();
+std::string_view gpu_model_one();
+std::string_view gpu_model_one_phases();
 }  // namespace mamba::embedded
 
 namespace mamba::ops::step {
@@ -112,7 +113,7 @@ bool can_step_one(const ModelStepWeights& w, const mx::array& ssm, const mx::Str
 ModelStepOutputs one(const mx::array& tokens, const mx::array& conv, const mx::array& ssm, const ModelStepWeights& w,
                      const OneLaunch& wanted, const mx::Stream& stream) {
   static const gpu::Kernel kernel(
-      "mamba_model_step_one", embedded::gpu_model_step_one(),
+      "mamba_model_step_one", gpu::joined({embedded::gpu_model_one(), embedded::gpu_model_one_phases()}),
       {"tokens", "embeddings", "norm", "in_proj", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A", "D",
        "out_proj", "norm_f", "output", "conv", "ssm", "counter"},
       {"logits", "conv_after", "ssm_after", "mail"}, kRegisters);

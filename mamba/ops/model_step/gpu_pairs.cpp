@@ -18,6 +18,7 @@
 
 namespace mamba::embedded {
 std::string_view gpu_model_pairs();
+std::string_view gpu_model_pairs_parts();
 std::string_view gpu_model_pairs_phases();
 }  // namespace mamba::embedded
 
@@ -131,7 +132,8 @@ bool can_step_in_pairs(const ModelStepWeights& w, const mx::array& conv, const m
 std::optional<ModelStepOutputs> model_in_pairs(const mx::array& tokens, const mx::array& conv, const mx::array& ssm,
                                                const ModelStepWeights& w, const mx::Stream& stream) {
   static const gpu::Kernel kernel = model_kernel(
-      "mamba_model_step_pairs", std::string(embedded::gpu_model_pairs()).append(embedded::gpu_model_pairs_phases()),
+      "mamba_model_step_pairs",
+      gpu::joined({embedded::gpu_model_pairs(), embedded::gpu_model_pairs_parts(), embedded::gpu_model_pairs_phases()}),
       kPairThreads, true);
   const std::optional<mx::array> maps = maps_of(w, stream);
   if (!maps) {

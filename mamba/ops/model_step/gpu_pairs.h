@@ -1,6 +1,7 @@
 // GPU kernel, in the dialect of ops/gpu: gpu_step.h's step for up to 64 sequences of a model whose channels are 64 for
 // each of kPairs pairs of groups, and its width half of them: 1.4b's, where 128 groups fill the device. This file has
-// what brings weights and hands on numbers; gpu_pairs_phases.h, the rest of the same body, what multiplies.
+// what brings weights and hands on numbers; gpu_pairs_parts.h and gpu_pairs_phases.h, the rest of the same body, what
+// multiplies.
 //
 // A fork of gpu_many.h, which takes 1.5 times as long there: in that one a barrier of all groups follows each of four
 // phases, whose left sides each group reads from the second cache. Here

@@ -23,10 +23,6 @@ using gpu::Kernel;
 
 namespace {
 
-std::string joined(std::string_view begin, std::string_view rest) {
-  return std::string(begin).append(rest);
-}
-
 // Registers of a thread, where the compiler's own choice leaves room for fewer groups than are faster, or is too small;
 // 0 is its own choice.
 int forward_registers(const Shape& shape) {
@@ -58,7 +54,7 @@ int room_of(const Shape& shape, int registers) {
 
 const Kernel& forward_kernel(const Shape& shape) {
   const auto make = [](int registers) {
-    return Kernel("mamba_scan_forward", joined(embedded::gpu_scan_begin(), embedded::gpu_scan_forward()),
+    return Kernel("mamba_scan_forward", gpu::joined({embedded::gpu_scan_begin(), embedded::gpu_scan_forward()}),
                   {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "first", "spans", "resets", "first_done"},
                   {"y", "state", "kept"}, registers);
   };
@@ -75,7 +71,7 @@ const Kernel& forward_kernel(const Shape& shape) {
 
 const Kernel& local_kernel(const Shape& shape) {
   const auto make = [](int registers) {
-    return Kernel("mamba_scan_local", joined(embedded::gpu_scan_begin(), embedded::gpu_scan_local()),
+    return Kernel("mamba_scan_local", gpu::joined({embedded::gpu_scan_begin(), embedded::gpu_scan_local()}),
                   {"x", "delta", "A", "W", "z", "delta_bias", "spans", "resets"}, {"carried", "total"}, registers);
   };
   static const Kernel pair = make(local_registers(kPairs));
@@ -96,7 +92,7 @@ const Kernel& carry_kernel() {
 const Kernel& backward_kernel(const Shape& shape) {
   const auto make = [](int registers) {
     return Kernel(
-        "mamba_scan_backward", joined(embedded::gpu_scan_backward_begin(), embedded::gpu_scan_backward()),
+        "mamba_scan_backward", gpu::joined({embedded::gpu_scan_backward_begin(), embedded::gpu_scan_backward()}),
         {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "spans", "resets", "gy", "kept", "last", "done"},
         {"gu", "gdelta", "gz", "spare", "more", "part_D", "gfirst", "y"}, registers);
   };
