@@ -24,7 +24,7 @@
 
 namespace mamba::embedded {
 std::string_view gpu_adamw_flat_begin();
-std::string_view gpu_adamw_flat_end();
+std::string_view gpu_adamw_step();
 }  // namespace mamba::embedded
 
 namespace mamba::ops {
@@ -55,7 +55,7 @@ const gpu::Kernel& flat_kernel_for(size_t items) {
       inputs.push_back(fmt::format("gradient{}", i));
       source += fmt::format("if (mine == {0}) gradient = gradient{0};\n", i);
     }
-    source += embedded::gpu_adamw_flat_end();
+    source += embedded::gpu_adamw_step();
     return gpu::Kernel(fmt::format("mamba_adamw_flat{}", count), source, inputs,
                        {"new_parameter", "new_m", "new_v", "new_average", "copy"});
   };

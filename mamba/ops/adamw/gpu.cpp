@@ -9,6 +9,7 @@
 #include "mamba/ops/gpu/kernel.h"
 
 namespace mamba::embedded {
+std::string_view gpu_adamw_step();
 std::string_view gpu_adamw_update();
 }  // namespace mamba::embedded
 
@@ -20,7 +21,8 @@ AdamWOutputs gpu_update(const AdamWInputs& in, const AdamWOptions& options, cons
   constexpr int kThreads = 256;
   constexpr int kPer = 4;
   constexpr int kMostGroups = 2112;  // what fills a large GPU with room to spare
-  static const gpu::Kernel kernel("mamba_adamw_update", embedded::gpu_adamw_update(),
+  static const gpu::Kernel kernel("mamba_adamw_update",
+                                  gpu::joined({embedded::gpu_adamw_update(), embedded::gpu_adamw_step()}),
                                   {"factors", "scale", "parameter", "gradient", "m", "v", "average"},
                                   {"new_parameter", "new_m", "new_v", "new_average", "copy"});
   const mx::Dtype copy_dtype = options.copy_dtype.value_or(mx::float32);

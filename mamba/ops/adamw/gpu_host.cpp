@@ -33,6 +33,8 @@ void update(const host::Launch& launch) {
   MAMBA_HOST_IN(gradient);
   MAMBA_HOST_BOOL(kHasScale);
 #include "mamba/ops/adamw/gpu_update.h"
+// What follows on it.
+#include "mamba/ops/adamw/gpu_step.h"
 }
 
 void flat(const host::Launch& launch) {
@@ -46,7 +48,7 @@ void flat(const host::Launch& launch) {
 #include "mamba/ops/adamw/gpu_flat_begin.h"
   // On other devices a line of source for each.
   gradient = launch.input("gradient" + std::to_string(mine));
-#include "mamba/ops/adamw/gpu_flat_end.h"
+#include "mamba/ops/adamw/gpu_step.h"
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
-// The rest of the kernel that gpu_flat_begin.h begins.
-const int64_t skipped = int64_t(int(table[4 * mine + 1])) * kAlign;
-const int64_t size = int(table[4 * mine + 2]);
-const int row = 10 * int(table[4 * mine + 3]);
+// AdamW's step, after gpu_update.h or gpu_flat_begin.h: of elements `begin` to `end` of an array those that the thread
+// has, stride apart. The array lies `skipped` behind the beginnings of all but the gradient. `factors` from `row` on
+// are those of Factors in kernel.h in their order.
 const float beta1 = float(factors[row]);
 const float one_minus_beta1 = float(factors[row + 1]);
 const float beta2 = float(factors[row + 2]);
@@ -12,15 +11,8 @@ const float inverse_root = 1.0f / float(factors[row + 6]);
 const float eps = float(factors[row + 7]);
 const float average_decay = float(factors[row + 8]);
 const float one_minus_average_decay = float(factors[row + 9]);
-const float factor = float(scale[0]);
-auto to_parameter = kInPlace && kHasCopy ? MAMBA_WRITABLE(float, parameter) : new_parameter;
-auto to_m = kInPlace ? MAMBA_WRITABLE(float, m) : new_m;
-auto to_v = kInPlace ? MAMBA_WRITABLE(float, v) : new_v;
-auto to_average = kInPlace ? MAMBA_WRITABLE(float, average) : new_average;
 constexpr int kPer = 4;
-const int64_t begin = int64_t(MAMBA_GROUP_X - int(table[4 * mine])) * kChunk;
-const int64_t end = begin + kChunk < size ? begin + kChunk : size;
-for (int64_t first = begin + MAMBA_THREAD; first < end; first += kPer * kThreads) {
+for (int64_t first = begin + MAMBA_THREAD; first < end; first += kPer * stride) {
   float p[kPer];
   float g[kPer];
   float first_moment[kPer];
@@ -29,7 +21,7 @@ for (int64_t first = begin + MAMBA_THREAD; first < end; first += kPer * kThreads
   // Of all before anything is stored: for all that the compiler knows it is stored over them.
   MAMBA_UNROLL
   for (int i = 0; i < kPer; ++i) {
-    const int64_t at = first + i * kThreads;
+    const int64_t at = first + i * stride;
     if (at < end) {
       g[i] = float(gradient[at]);
       p[i] = float(parameter[skipped + at]);
@@ -40,7 +32,7 @@ for (int64_t first = begin + MAMBA_THREAD; first < end; first += kPer * kThreads
   }
   MAMBA_UNROLL
   for (int i = 0; i < kPer; ++i) {
-    const int64_t at = first + i * kThreads;
+    const int64_t at = first + i * stride;
     if (at < end) {
       const float scaled = factor * g[i];
       first_moment[i] = mamba_fma(beta1, first_moment[i], one_minus_beta1 * scaled);
