@@ -67,10 +67,7 @@ for (int task = warp; task < pieces; task += kWarps) {
       dot = k < rank ? mamba_fma(w[j], float(dt_B_C[at_row + k]), dot) : dot;
     }
   }
-  MAMBA_UNROLL
-  for (int bit = kLanes / 2; bit >= 1; bit /= 2) {
-    dot += MAMBA_SHUFFLE_XOR(dot, bit);
-  }
+  dot = mamba_lane_sum<kLanes>(dot);
   const float dt = mamba_softplus(float(T(dot)) + float(dt_bias[c]));
   const float u_value = float(u[at]);
   float sum = 0.0f;
@@ -86,10 +83,7 @@ for (int task = warp; task < pieces; task += kWarps) {
       }
     }
   }
-  MAMBA_UNROLL
-  for (int bit = kLanes / 2; bit >= 1; bit /= 2) {
-    sum += MAMBA_SHUFFLE_XOR(sum, bit);
-  }
+  sum = mamba_lane_sum<kLanes>(sum);
   if (real && slice == 0) {
     const float gate = float(xz[b * xz_strides[0] + (channels + c) * xz_strides[1]]);
     y[at] = T(mamba_fma(float(D[c]), u_value, sum) * mamba_silu(gate));

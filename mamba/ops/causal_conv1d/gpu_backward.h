@@ -13,14 +13,8 @@ const int ranges = (length + kRange - 1) / kRange;
 const int index = MAMBA_GROUP_X / blocks;
 const int d = MAMBA_GROUP_X % blocks * kThreads + MAMBA_THREAD;
 const int b = MAMBA_GROUP_Y;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : (span_begin > length ? length : span_begin);
-  end = span_end > length ? length : (span_end < begin ? begin : span_end);
-}
+const int begin = kHasSpans ? mamba_clamped(int(spans[2 * b]), 0, length) : 0;
+const int end = kHasSpans ? mamba_clamped(int(spans[2 * b + 1]), begin, length) : length;
 if (d < channels) {
   const int x_step = int(x_strides[1]);
   const int gy_step = int(gy_strides[1]);

@@ -8,14 +8,8 @@ const int runs = (length + kRun - 1) / kRun;
 const int run = MAMBA_GROUP_X / blocks;
 const int d = (MAMBA_GROUP_X % blocks * kThreads + MAMBA_THREAD) * kEach;
 const int b = MAMBA_GROUP_Y;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : (span_begin > length ? length : span_begin);
-  end = span_end > length ? length : (span_end < begin ? begin : span_end);
-}
+const int begin = kHasSpans ? mamba_clamped(int(spans[2 * b]), 0, length) : 0;
+const int end = kHasSpans ? mamba_clamped(int(spans[2 * b + 1]), begin, length) : length;
 if (d < channels) {
   constexpr int kBefore = kTaps - 1;
   const int x_step = int(x_strides[1]);

@@ -45,6 +45,10 @@ MAMBA_FN void mamba_silus(MAMBA_PRIVATE float (&z)[kCount]) {
   }
 }
 
+MAMBA_FN int mamba_clamped(int x, int lowest, int highest) {
+  return x > highest ? highest : (x < lowest ? lowest : x);
+}
+
 // The first `left` of kCount numbers that lie `apart`, `behind` in place of others. `whole`: side by side, as load()
 // wants them, and all or none of them are left.
 template <typename T, int kCount, typename From>
@@ -58,6 +62,16 @@ MAMBA_FN void mamba_fetch(MAMBA_PRIVATE MambaNumbers<T, kCount>& to, From from, 
       to.set(i, i < left ? T(from[i * apart]) : T(behind));
     }
   }
+}
+
+// The sum of `v` over kLanes neighbouring lanes, which all get it.
+template <int kLanes>
+MAMBA_FN float mamba_lane_sum(float v) {
+  MAMBA_UNROLL
+  for (int bit = kLanes / 2; bit >= 1; bit /= 2) {
+    v += MAMBA_SHUFFLE_XOR(v, bit);
+  }
+  return v;
 }
 
 // Sums `v` over the kLanes neighbouring lanes that share a channel, and leaves each with its own part of the sums:
@@ -144,10 +158,7 @@ MAMBA_FN unsigned int mamba_ordered(float x) {
 // floats that are free again afterwards.
 template <int kThreads>
 MAMBA_FN float mamba_group_sum(float v, int thread, MAMBA_SHARED_PTR(float) scratch) {
-  MAMBA_UNROLL
-  for (int bit = 16; bit >= 1; bit /= 2) {
-    v += MAMBA_SHUFFLE_XOR(v, bit);
-  }
+  v = mamba_lane_sum<32>(v);
   if (thread % 32 == 0) {
     scratch[thread / 32] = v;
   }
@@ -180,6 +191,23 @@ MAMBA_FN float mamba_group_max(float v, int thread, MAMBA_SHARED_PTR(float) scra
   return largest;
 }
 
+// Of numbers their maximum and sum 2^(number - maximum), and those of others: of them all.
+MAMBA_FN void mamba_join_powers(MAMBA_PRIVATE float& maximum, MAMBA_PRIVATE float& sum, float other_maximum,
+                                float other_sum) {
+  const float larger = mamba_max(maximum, other_maximum);
+  sum = sum * mamba_exp2(maximum - larger) + other_sum * mamba_exp2(other_maximum - larger);
+  maximum = larger;
+}
+// Likewise of the lanes of a SIMD group, which all get them.
+MAMBA_FN void mamba_join_lanes(MAMBA_PRIVATE float& maximum, MAMBA_PRIVATE float& sum) {
+  MAMBA_UNROLL
+  for (int bit = 16; bit >= 1; bit /= 2) {
+    const float other_maximum = MAMBA_SHUFFLE_XOR(maximum, bit);
+    const float other_sum = MAMBA_SHUFFLE_XOR(sum, bit);
+    mamba_join_powers(maximum, sum, other_maximum, other_sum);
+  }
+}
+
 // kCount numbers, `apart` from one another, of those that are left; `behind` in place of what lies behind the last.
 template <int kCount, typename From>
 MAMBA_FN void mamba_load_apart(From from, int apart, int left, float behind, MAMBA_PRIVATE float (&out)[kCount]) {
@@ -209,11 +237,7 @@ MAMBA_FN float mamba_dot(Weights weights, Numbers x, int count, int lane) {
       dot = k < count ? mamba_fma(w[j], float(x[k]), dot) : dot;
     }
   }
-  MAMBA_UNROLL
-  for (int bit = 16; bit >= 1; bit /= 2) {
-    dot += MAMBA_SHUFFLE_XOR(dot, bit);
-  }
-  return dot;
+  return mamba_lane_sum<32>(dot);
 }
 
 // One position of a channel's convolution, before its activation. `before` and `after`: the channel's last inputs,

@@ -162,6 +162,36 @@ MAMBA_FN void mamba_store_states(To to, int left, MAMBA_PRIVATE float (&in)[kPer
   }
 }
 
+// One step of kPer of a channel's states, whose others neighbours of four have: what the channel's states times C add
+// up to, in each of the four. B and C lie `states` apart; `rate` is A times log2(e).
+template <int kPer, bool kWhole, typename From>
+MAMBA_FN float mamba_step_states(From B_C, int states, int lane, float dt, float input,
+                                 MAMBA_PRIVATE float (&rate)[kPer], MAMBA_PRIVATE float (&state)[kPer]) {
+  const int first = lane % 4 * kPer;
+  float B[kPer];
+  float C[kPer];
+  mamba_load_states<kPer, kWhole>(B_C + first, states - first, B);
+  mamba_load_states<kPer, kWhole>(B_C + (states + first), states - first, C);
+  const float step = dt * input;
+  float sum = 0.0f;
+  MAMBA_UNROLL
+  for (int i = 0; i < kPer; ++i) {
+    state[i] = mamba_fma(mamba_exp2(dt * rate[i]), state[i], step * B[i]);
+    sum = mamba_fma(C[i], state[i], sum);
+  }
+  sum += MAMBA_SHUFFLE_XOR(sum, 1);
+  sum += MAMBA_SHUFFLE_XOR(sum, 2);
+  return sum;
+}
+
+// Number (row, lane / 4) of a tile's first eight rows, whose columns 2 (lane % 4) and the next the lanes have in `even`
+// and `odd`.
+MAMBA_FN float mamba_of_tile(float even, float odd, int row, int lane) {
+  const float of_even = MAMBA_SHUFFLE(even, row * 4 + lane / 8);
+  const float of_odd = MAMBA_SHUFFLE(odd, row * 4 + lane / 8);
+  return lane / 4 % 2 == 0 ? of_even : of_odd;
+}
+
 // The sum of what kParts left in shared memory, `apart` from one another.
 template <int kParts, typename From>
 MAMBA_FN float mamba_sum_staged(From from, int apart) {
@@ -173,6 +203,15 @@ MAMBA_FN float mamba_sum_staged(From from, int apart) {
   return sum;
 }
 
+// A lane's kCount of `count` parts.
+template <int kCount, typename From>
+MAMBA_FN void mamba_load_parts(From from, int count, int lane, MAMBA_PRIVATE float (&parts)[kCount]) {
+  MAMBA_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    parts[i] = lane + 32 * i < count ? float(from[lane + 32 * i]) : 0.0f;
+  }
+}
+
 // 1 / sqrt(mean + eps) of `width` numbers of whose squares each lane has kCount parts.
 template <int kCount>
 MAMBA_FN float mamba_scale_of(MAMBA_PRIVATE float (&parts)[kCount], int width, float eps) {
@@ -181,9 +220,6 @@ MAMBA_FN float mamba_scale_of(MAMBA_PRIVATE float (&parts)[kCount], int width, f
   for (int i = 1; i < kCount; ++i) {
     sum += parts[i];
   }
-  MAMBA_UNROLL
-  for (int bit = 16; bit >= 1; bit /= 2) {
-    sum += MAMBA_SHUFFLE_XOR(sum, bit);
-  }
+  sum = mamba_lane_sum<32>(sum);
   return mamba_rsqrt(sum / float(width) + eps);
 }

@@ -62,14 +62,7 @@ for (int from = thread; from < units; from += kThreads * kLoads) {
   }
   maximum = larger;
 }
-MAMBA_UNROLL
-for (int bit = 16; bit >= 1; bit /= 2) {
-  const float other_maximum = MAMBA_SHUFFLE_XOR(maximum, bit);
-  const float other_sum = MAMBA_SHUFFLE_XOR(sum, bit);
-  const float larger = mamba_max(maximum, other_maximum);
-  sum = sum * mamba_exp2(maximum - larger) + other_sum * mamba_exp2(other_maximum - larger);
-  maximum = larger;
-}
+mamba_join_lanes(maximum, sum);
 if (thread % 32 == 0) {
   maxima[thread / 32] = maximum;
   sums[thread / 32] = sum;

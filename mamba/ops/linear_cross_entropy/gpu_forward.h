@@ -18,14 +18,7 @@ for (int n = thread; n < words; n += kThreads) {
   sum = sum * mamba_exp2(maximum - larger) + mamba_exp2(v - larger);
   maximum = larger;
 }
-MAMBA_UNROLL
-for (int bit = 16; bit >= 1; bit /= 2) {
-  const float other_maximum = MAMBA_SHUFFLE_XOR(maximum, bit);
-  const float other_sum = MAMBA_SHUFFLE_XOR(sum, bit);
-  const float larger = mamba_max(maximum, other_maximum);
-  sum = sum * mamba_exp2(maximum - larger) + other_sum * mamba_exp2(other_maximum - larger);
-  maximum = larger;
-}
+mamba_join_lanes(maximum, sum);
 if (thread % 32 == 0) {
   maxima[thread / 32] = maximum;
   sums[thread / 32] = sum;
@@ -33,9 +26,7 @@ if (thread % 32 == 0) {
 MAMBA_BARRIER();
 if (thread == 0) {
   for (int i = 1; i < kSimds; ++i) {
-    const float larger = mamba_max(maximum, maxima[i]);
-    sum = sum * mamba_exp2(maximum - larger) + sums[i] * mamba_exp2(maxima[i] - larger);
-    maximum = larger;
+    mamba_join_powers(maximum, sum, maxima[i], sums[i]);
   }
   const float log_sum = kLn2 * (maximum + mamba_log2(sum));
   const int target = int(targets[row]);

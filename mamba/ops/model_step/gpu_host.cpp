@@ -13,27 +13,29 @@ namespace {
 namespace mx = mlx::core;
 using host::Launch;
 
-// What all kernels of a model's step read and give.
-#define MAMBA_HOST_MODEL      \
-  MAMBA_HOST_IN(tokens);      \
-  MAMBA_HOST_IN(embeddings);  \
-  MAMBA_HOST_IN(norm);        \
-  MAMBA_HOST_IN(in_proj);     \
-  MAMBA_HOST_IN(conv_weight); \
-  MAMBA_HOST_IN(conv_bias);   \
-  MAMBA_HOST_IN(x_proj);      \
-  MAMBA_HOST_IN(dt_proj);     \
-  MAMBA_HOST_IN(dt_bias);     \
-  MAMBA_HOST_IN(A);           \
-  MAMBA_HOST_IN(D);           \
-  MAMBA_HOST_IN(out_proj);    \
-  MAMBA_HOST_IN(norm_f);      \
-  MAMBA_HOST_IN(output);      \
-  MAMBA_HOST_IN(conv);        \
-  MAMBA_HOST_IN(ssm);         \
-  MAMBA_HOST_OUT(logits);     \
-  MAMBA_HOST_OUT(conv_after); \
-  MAMBA_HOST_OUT(ssm_after)
+// What all kernels of a model's step read, give and are told.
+#define MAMBA_HOST_MODEL         \
+  MAMBA_HOST_IN(tokens);         \
+  MAMBA_HOST_IN(embeddings);     \
+  MAMBA_HOST_IN(norm);           \
+  MAMBA_HOST_IN(in_proj);        \
+  MAMBA_HOST_IN(conv_weight);    \
+  MAMBA_HOST_IN(conv_bias);      \
+  MAMBA_HOST_IN(x_proj);         \
+  MAMBA_HOST_IN(dt_proj);        \
+  MAMBA_HOST_IN(dt_bias);        \
+  MAMBA_HOST_IN(A);              \
+  MAMBA_HOST_IN(D);              \
+  MAMBA_HOST_IN(out_proj);       \
+  MAMBA_HOST_IN(norm_f);         \
+  MAMBA_HOST_IN(output);         \
+  MAMBA_HOST_IN(conv);           \
+  MAMBA_HOST_IN(ssm);            \
+  MAMBA_HOST_OUT(logits);        \
+  MAMBA_HOST_OUT(conv_after);    \
+  MAMBA_HOST_OUT(ssm_after);     \
+  MAMBA_HOST_BOOL(kHasConvBias); \
+  MAMBA_HOST_INT(kEpsBits)
 
 template <typename T, int kThreads, int kFew, int kInRowTiles, int kInRowParts, int kInTiles, int kOutRowTiles,
           int kOutRowParts, int kOutTiles, int kWordTiles, int kWordRowTiles, int kSequences, bool kWhole>
@@ -46,8 +48,6 @@ void model(const Launch& launch) {
   MAMBA_HOST_OUT(h);
   MAMBA_HOST_OUT(numbers);
   MAMBA_HOST_OUT(floats);
-  MAMBA_HOST_BOOL(kHasConvBias);
-  MAMBA_HOST_INT(kEpsBits);
   MAMBA_HOST_INT(kAhead);
   constexpr bool kDots = kFew == 1 && sizeof(T) == 4;
   MAMBA_HOST_BOOL(kEarly);
@@ -70,8 +70,6 @@ void in_pairs(const Launch& launch) {
   MAMBA_HOST_OUT(floats);
   MAMBA_HOST_INT(kInFlight);
   MAMBA_HOST_INT(kRoom);
-  MAMBA_HOST_BOOL(kHasConvBias);
-  MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_pairs.h"
 // What follows on it.
 #include "mamba/ops/model_step/gpu_pairs_parts.h"
@@ -100,8 +98,6 @@ void one(const Launch& launch) {
   MAMBA_HOST_INT(kRank);
   MAMBA_HOST_INT(kNormSize);
   MAMBA_HOST_INT(kConvSize);
-  MAMBA_HOST_BOOL(kHasConvBias);
-  MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_one.h"
 // What follows on it.
 #include "mamba/ops/model_step/gpu_one_phases.h"
@@ -162,8 +158,6 @@ void model_of_many(const Launch& launch) {
   MAMBA_HOST_OUT(h);
   MAMBA_HOST_OUT(numbers);
   MAMBA_HOST_OUT(floats);
-  MAMBA_HOST_BOOL(kHasConvBias);
-  MAMBA_HOST_INT(kEpsBits);
 #include "mamba/ops/model_step/gpu_many.h"
 // What follows on it.
 #include "mamba/ops/model_step/gpu_numbers.h"

@@ -9,10 +9,7 @@ const auto begin = [&]() {
 };
 // Parts of row b's sum of squares, and the norm's factor they make.
 const auto load_squares = [&](int b, MAMBA_PRIVATE float (&parts)[kSquares]) {
-  MAMBA_UNROLL
-  for (int i = 0; i < kSquares; ++i) {
-    parts[i] = b < batch && lane + 32 * i < squares_apart ? float(squares[b * squares_apart + lane + 32 * i]) : 0.0f;
-  }
+  mamba_load_parts(squares + b * squares_apart, b < batch ? squares_apart : 0, lane, parts);
 };
 const auto keep_scale = [&](int r, MAMBA_PRIVATE float (&parts)[kSquares]) {
   const float scale = mamba_scale_of<kSquares>(parts, width, eps);
@@ -33,10 +30,7 @@ for (int b = me + warp * all; b < batch; b += kWarps * all) {
     x[b * width + i] = T(float(value) * float(norm[i]));
     sum = mamba_fma(float(value), float(value), sum);
   }
-  MAMBA_UNROLL
-  for (int bit = 16; bit >= 1; bit /= 2) {
-    sum += MAMBA_SHUFFLE_XOR(sum, bit);
-  }
+  sum = mamba_lane_sum<32>(sum);
   for (int i = lane; i < squares_apart; i += 32) {
     squares[b * squares_apart + i] = i == 0 ? sum : 0.0f;
   }
@@ -237,23 +231,9 @@ for (int layer = 0; layer < layers; ++layer) {
       MAMBA_UNROLL
       for (int r = 0; r < kSequences; ++r) {
         const int b = row + r < batch ? row + r : batch - 1;
-        const float of_even = MAMBA_SHUFFLE(even, r * 4 + lane / 8);
-        const float of_odd = MAMBA_SHUFFLE(odd, r * 4 + lane / 8);
-        const float dt = lane / 4 % 2 == 0 ? of_even : of_odd;
-        float B[kPer];
-        float C[kPer];
-        mamba_load_states<kPer, true>(B_C + (b * (2 * states) + slice * kPer), kPer, B);
-        mamba_load_states<kPer, true>(B_C + (b * (2 * states) + states + slice * kPer), kPer, C);
-        const float step = dt * float(input[r]);
-        float sum = 0.0f;
-        MAMBA_UNROLL
-        for (int i = 0; i < kPer; ++i) {
-          state[r][i] = mamba_fma(mamba_exp2(dt * rate[i]), state[r][i], step * B[i]);
-          sum = mamba_fma(C[i], state[r][i], sum);
-        }
-        sum += MAMBA_SHUFFLE_XOR(sum, 1);
-        sum += MAMBA_SHUFFLE_XOR(sum, 2);
-        dots[r] = mamba_fma(skip, float(input[r]), sum);
+        const float dot = mamba_step_states<kPer, true>(
+            B_C + b * (2 * states), states, lane, mamba_of_tile(even, odd, r, lane), float(input[r]), rate, state[r]);
+        dots[r] = mamba_fma(skip, float(input[r]), dot);
       }
       MAMBA_UNROLL
       for (int r = 0; r < kSequences; ++r) {
@@ -326,10 +306,7 @@ for (int layer = 0; layer < layers; ++layer) {
           x[b * width + n] = T(float(value) * factor);
           square = float(value) * float(value);
         }
-        MAMBA_UNROLL
-        for (int bit = 16; bit >= 1; bit /= 2) {
-          square += MAMBA_SHUFFLE_XOR(square, bit);
-        }
+        square = mamba_lane_sum<32>(square);
         if (lane == 0) {
           squares[b * squares_apart + column / kOutColumns * kOutChunks + warp % kOutChunks] = square;
         }

@@ -113,10 +113,7 @@ const auto dot_of = [&](const MAMBA_SHARED_PTR(T) left, int length, int piece) {
     mamba_arrive(emptied + slot);
     ++piece;
   }
-  MAMBA_UNROLL
-  for (int bit = 16; bit >= 1; bit /= 2) {
-    dot += MAMBA_SHUFFLE_XOR(dot, bit);
-  }
+  dot = mamba_lane_sum<32>(dot);
   return dot;
 };
 // The j-th of `count` rows that the SIMD group has, `from` <= j < `to`, each in so many pieces: lane j's dot. A slot
@@ -161,10 +158,7 @@ const auto take_x = [&](const auto& weights, int round) {
       }
     }
   }
-  MAMBA_UNROLL
-  for (int bit = 16; bit >= 1; bit /= 2) {
-    square += MAMBA_SHUFFLE_XOR(square, bit);
-  }
+  square = mamba_lane_sum<32>(square);
   if (lane == 0) {
     squares[warp] = square;
   }

@@ -58,10 +58,7 @@ for (int layer = 0; layer < layers; ++layer) {
         sum = mamba_line_dot(mamba_line<T, true>(y + from, 1), mamba_line<T, true>(x_rows + i * kChannels + from, 1),
                              sum);
       }
-      MAMBA_UNROLL
-      for (int bit = 16; bit >= 1; bit /= 2) {
-        sum += MAMBA_SHUFFLE_XOR(sum, bit);
-      }
+      sum = mamba_lane_sum<32>(sum);
       if (lane == 0) {
         parts[i * kWarps + warp] = sum;
       }
@@ -96,10 +93,7 @@ for (int layer = 0; layer < layers; ++layer) {
     for (int from = lane % 16 * kLine; from < kRank; from += 16 * kLine) {
       sum = mamba_line_dot(mamba_line<T, true>(dt_rows + c * kRank + from, 1), dt_B_C + from, sum);
     }
-    MAMBA_UNROLL
-    for (int bit = 8; bit >= 1; bit /= 2) {
-      sum += MAMBA_SHUFFLE_XOR(sum, bit);
-    }
+    sum = mamba_lane_sum<16>(sum);
     const float dt = mamba_softplus(float(T(sum)) + own_bias[c]);
     const float input = own_u[c];
     float out = 0.0f;
@@ -111,10 +105,7 @@ for (int layer = 0; layer < layers; ++layer) {
         ssm_after[(at_channel + c) * kStates + n] = state;
       }
     }
-    MAMBA_UNROLL
-    for (int bit = 8; bit >= 1; bit /= 2) {
-      out += MAMBA_SHUFFLE_XOR(out, bit);
-    }
+    out = mamba_lane_sum<16>(out);
     if (real && lane % 16 == 0) {
       mamba_post(y_mail, channel + c, T(mamba_fma(own_skip[c], input, out) * mamba_silu(own_z[c])), round);
     }

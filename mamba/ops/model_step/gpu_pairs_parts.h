@@ -96,10 +96,7 @@ const auto make_scales = [&](int parity) {
     for (int part = lane; part < kPairs; part += 32) {
       sum += squares_in[part * kRows + row];
     }
-    MAMBA_UNROLL
-    for (int bit = 16; bit >= 1; bit /= 2) {
-      sum += MAMBA_SHUFFLE_XOR(sum, bit);
-    }
+    sum = mamba_lane_sum<32>(sum);
     if (lane == 0) {
       scales[row] = mamba_rsqrt(sum / float(kWidth) + eps);
     }

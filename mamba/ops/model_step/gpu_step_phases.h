@@ -51,11 +51,7 @@ for (int layer = 0; layer < layers; ++layer) {
             const int r = (warp + j * kWarps) / kInChunks;
             const int b = row + (r / 16 * kInRowTiles + m) * 16 + r % 16;
             const bool there = r < kInUnitRows && b < batch;
-            MAMBA_UNROLL
-            for (int i = 0; i < kSquares; ++i) {
-              parts[m][j][i] =
-                  there && lane + 32 * i < squares_apart ? float(squares[b * squares_apart + lane + 32 * i]) : 0.0f;
-            }
+            mamba_load_parts(squares + b * squares_apart, there ? squares_apart : 0, lane, parts[m][j]);
             MAMBA_UNROLL
             for (int k = 0; k < kBefore; ++k) {
               before[m][j][k] =
@@ -176,6 +172,10 @@ for (int layer = 0; layer < layers; ++layer) {
       }
       float rate[kPer];
       mamba_load_states<kPer, kWhole>(A + ((at_layer + c) * states + slice * kPer), states - slice * kPer, rate);
+      MAMBA_UNROLL
+      for (int i = 0; i < kPer; ++i) {
+        rate[i] *= kLog2e;
+      }
       const float skip = float(D[at_layer + c]);
       // The product gives a lane row lane / 4, channels 2 * slice and the next.
       float bias[2];
@@ -195,22 +195,8 @@ for (int layer = 0; layer < layers; ++layer) {
       MAMBA_UNROLL
       for (int r = 0; r < kSequences; ++r) {
         const int b = row + r < batch ? row + r : batch - 1;
-        const float of_even = MAMBA_SHUFFLE(even, r * 4 + lane / 8);
-        const float of_odd = MAMBA_SHUFFLE(odd, r * 4 + lane / 8);
-        const float dt = lane / 4 % 2 == 0 ? of_even : of_odd;
-        float B[kPer];
-        float C[kPer];
-        mamba_load_states<kPer, kWhole>(B_C + (int64_t(b) * 2 * states + slice * kPer), states - slice * kPer, B);
-        mamba_load_states<kPer, kWhole>(B_C + ((int64_t(b) * 2 + 1) * states + slice * kPer), states - slice * kPer, C);
-        float sum = 0.0f;
-        MAMBA_UNROLL
-        for (int i = 0; i < kPer; ++i) {
-          state[r][i] = mamba_fma(mamba_exp2(dt * (kLog2e * rate[i])), state[r][i], dt * input[r] * B[i]);
-          sum = mamba_fma(C[i], state[r][i], sum);
-        }
-        sum += MAMBA_SHUFFLE_XOR(sum, 1);
-        sum += MAMBA_SHUFFLE_XOR(sum, 2);
-        dots[r] = sum;
+        dots[r] = mamba_step_states<kPer, kWhole>(B_C + int64_t(b) * 2 * states, states, lane,
+                                                  mamba_of_tile(even, odd, r, lane), input[r], rate, state[r]);
       }
       MAMBA_UNROLL
       for (int r = 0; r < kSequences; ++r) {
@@ -281,10 +267,7 @@ for (int layer = 0; layer < layers; ++layer) {
             x[int64_t(b) * width + n] = T(float(value) * factor);
             square = float(value) * float(value);
           }
-          MAMBA_UNROLL
-          for (int bit = 16; bit >= 1; bit /= 2) {
-            square += MAMBA_SHUFFLE_XOR(square, bit);
-          }
+          square = mamba_lane_sum<32>(square);
           if (lane == 0) {
             squares[b * squares_apart + column / (8 * kOutTiles) * kOutChunks + warp % kOutChunks] = square;
           }
@@ -300,10 +283,7 @@ for (int layer = 0; layer < layers; ++layer) {
   // The norm's factors of all rows.
   for (int b = warp; b < batch; b += kWarps) {
     float parts[kSquares];
-    MAMBA_UNROLL
-    for (int i = 0; i < kSquares; ++i) {
-      parts[i] = lane + 32 * i < squares_apart ? float(squares[b * squares_apart + lane + 32 * i]) : 0.0f;
-    }
+    mamba_load_parts(squares + b * squares_apart, squares_apart, lane, parts);
     const float scale = mamba_scale_of<kSquares>(parts, width, eps);
     if (lane == 0) {
       stage[b] = scale;

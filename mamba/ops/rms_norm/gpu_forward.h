@@ -23,10 +23,7 @@ for (int i = 0; i < kPer; ++i) {
   }
   squares = mamba_fma(value[i], value[i], squares);
 }
-MAMBA_UNROLL
-for (int bit = 16; bit >= 1; bit /= 2) {
-  squares += MAMBA_SHUFFLE_XOR(squares, bit);
-}
+squares = mamba_lane_sum<32>(squares);
 if (thread % 32 == 0) {
   squares_of[thread / 32] = squares;
 }

@@ -54,14 +54,8 @@ const int per_chunk = (segments + chunks - 1) / chunks;
 const int chunk = MAMBA_GROUP_Z;
 const int first_segment = chunk * per_chunk;
 const int end_segment = segments < first_segment + per_chunk ? segments : first_segment + per_chunk;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : span_begin;
-  end = span_end > length ? length : span_end;
-}
+const int begin = kHasSpans ? mamba_clamped(int(spans[2 * b]), 0, length) : 0;
+const int end = kHasSpans ? mamba_clamped(int(spans[2 * b + 1]), begin, length) : length;
 
 // Cells (gpu_begin.h) of the group's own channels, and the lane's place in them.
 const int64_t cell = int64_t(states) * kBlock;

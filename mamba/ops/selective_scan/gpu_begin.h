@@ -25,14 +25,8 @@ const int per_chunk = (segments + chunks - 1) / chunks;
 const int chunk = MAMBA_GROUP_Z + (kIsLocal && kReverse ? 1 : 0);
 const int from = chunk * per_chunk * kSegment;
 const int to = length < from + per_chunk * kSegment ? length : from + per_chunk * kSegment;
-int begin = 0;
-int end = length;
-if (kHasSpans) {
-  const int span_begin = int(spans[2 * b]);
-  const int span_end = int(spans[2 * b + 1]);
-  begin = span_begin < 0 ? 0 : span_begin;
-  end = span_end > length ? length : span_end;
-}
+const int begin = kHasSpans ? mamba_clamped(int(spans[2 * b]), 0, length) : 0;
+const int end = kHasSpans ? mamba_clamped(int(spans[2 * b + 1]), begin, length) : length;
 
 // A channel's numbers lie side by side, so a lane's own of A, and of states outside cells, are read and written by
 // fours: one by one all lanes would want another line of memory each time.

@@ -10,6 +10,21 @@ namespace {
 using T = float;  // dtypes are the arrays' own business on the host
 using host::Launch;
 
+#define SCAN_INPUTS()        \
+  MAMBA_HOST_IN(delta);      \
+  MAMBA_HOST_IN(A);          \
+  MAMBA_HOST_IN(z);          \
+  MAMBA_HOST_IN(delta_bias); \
+  MAMBA_HOST_IN(spans);      \
+  MAMBA_HOST_IN(resets)
+
+// What gpu_local.h has under other names, or does without.
+#define SCAN_SEQUENCES() \
+  MAMBA_HOST_IN(u);      \
+  MAMBA_HOST_IN(B);      \
+  MAMBA_HOST_IN(C);      \
+  MAMBA_HOST_IN(D)
+
 #define SCAN_CONSTANTS()      \
   MAMBA_HOST_INT(kBlock);     \
   MAMBA_HOST_BOOL(kSoftplus); \
@@ -21,17 +36,9 @@ using host::Launch;
 template <int kLanes, int kM, int kThreads, int kSegment, int kTile, int kEach = 1>
 struct Bodies {
   static void forward(const Launch& launch) {
-    MAMBA_HOST_IN(u);
-    MAMBA_HOST_IN(delta);
-    MAMBA_HOST_IN(A);
-    MAMBA_HOST_IN(B);
-    MAMBA_HOST_IN(C);
-    MAMBA_HOST_IN(D);
-    MAMBA_HOST_IN(z);
-    MAMBA_HOST_IN(delta_bias);
+    SCAN_INPUTS();
+    SCAN_SEQUENCES();
     MAMBA_HOST_IN(first);
-    MAMBA_HOST_IN(spans);
-    MAMBA_HOST_IN(resets);
     MAMBA_HOST_OUT(y);
     MAMBA_HOST_OUT(state);
     MAMBA_HOST_OUT(kept);
@@ -50,14 +57,9 @@ struct Bodies {
   }
 
   static void local(const Launch& launch) {
+    SCAN_INPUTS();
     MAMBA_HOST_IN(x);
-    MAMBA_HOST_IN(delta);
-    MAMBA_HOST_IN(A);
     MAMBA_HOST_IN(W);
-    MAMBA_HOST_IN(z);
-    MAMBA_HOST_IN(delta_bias);
-    MAMBA_HOST_IN(spans);
-    MAMBA_HOST_IN(resets);
     MAMBA_HOST_OUT(carried);
     MAMBA_HOST_OUT(total);
     SCAN_CONSTANTS();
@@ -71,16 +73,8 @@ struct Bodies {
   }
 
   static void backward(const Launch& launch) {
-    MAMBA_HOST_IN(u);
-    MAMBA_HOST_IN(delta);
-    MAMBA_HOST_IN(A);
-    MAMBA_HOST_IN(B);
-    MAMBA_HOST_IN(C);
-    MAMBA_HOST_IN(D);
-    MAMBA_HOST_IN(z);
-    MAMBA_HOST_IN(delta_bias);
-    MAMBA_HOST_IN(spans);
-    MAMBA_HOST_IN(resets);
+    SCAN_INPUTS();
+    SCAN_SEQUENCES();
     MAMBA_HOST_IN(gy);
     MAMBA_HOST_IN(kept);
     MAMBA_HOST_IN(last);

@@ -21,10 +21,7 @@ for (int n = slice; n < states; n += kLanes) {
     state[at] = h;
   }
 }
-MAMBA_UNROLL
-for (int bit = kLanes / 2; bit >= 1; bit /= 2) {
-  sum += MAMBA_SHUFFLE_XOR(sum, bit);
-}
+sum = mamba_lane_sum<kLanes>(sum);
 if (real && slice == 0) {
   float out = kHasD ? mamba_fma(float(D[c]), u_value, sum) : sum;
   out = kHasZ ? out * mamba_silu(float(z[b * z_strides[0] + c * z_strides[1]])) : out;
