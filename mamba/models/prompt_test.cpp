@@ -12,10 +12,8 @@
 #include "mamba/models/checkpoint.h"
 #include "mamba/models/mamba.h"
 #include "mamba/models/random_weights.h"
-#include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/cpu/targets_testing.h"
 #include "mamba/ops/linear/many_rows.h"
-//
-#include <hwy/targets.h>
 
 namespace mamba::models {
 namespace {
@@ -92,17 +90,15 @@ std::vector<Case> cases() {
 }
 
 TEST(Prompt, BlocksGiveTheBitsOfTheirOperations) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::SetSupportedTargetsForTest(target);
+  ops::testing::on_each_target([] {
     for (const Case& c : cases()) {
-      SCOPED_TRACE(::testing::Message() << hwy::TargetName(target) << ", " << c.dtype << ", " << c.width << ", inner "
-                                        << c.inner << ", N " << c.states << ", bits " << c.bits);
+      SCOPED_TRACE(::testing::Message() << c.dtype << ", " << c.width << ", inner " << c.inner << ", N " << c.states
+                                        << ", bits " << c.bits);
       const MambaLM model = model_of(c);
       expect_bits_of_operations(model, 1, 77);
       expect_bits_of_operations(model, 3, 64);
     }
-  }
-  hwy::SetSupportedTargetsForTest(0);
+  });
 }
 
 // Widths at which a product has several tiles, and positions several pieces, on any number of threads.

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "mamba/base/error_testing.h"
 
@@ -20,6 +22,25 @@ inline mlx::core::array normal(const mlx::core::Shape& shape, uint64_t seed, flo
   mx::array a = mx::astype(mx::random::normal(shape, mx::float32, mean, scale, mx::random::key(seed)), dtype);
   a.eval();
   return a;
+}
+
+// Of numbers in [-scale, scale).
+inline mlx::core::array random_array(mlx::core::Shape shape, mlx::core::Dtype dtype, uint64_t seed, float scale = 1) {
+  namespace mx = mlx::core;
+  return mx::astype(mx::random::uniform(-scale, scale, std::move(shape), mx::float32, mx::random::key(seed)), dtype);
+}
+
+inline std::vector<float> values(const mlx::core::array& a) {
+  mlx::core::array wide = mlx::core::contiguous(mlx::core::astype(a, mlx::core::float32));
+  wide.eval();
+  return {wide.data<float>(), wide.data<float>() + wide.size()};
+}
+
+// The bits of each element, so that -0 and 0, or two NaNs, are told apart.
+inline std::vector<uint8_t> bits(const mlx::core::array& a) {
+  mlx::core::array flat = mlx::core::contiguous(a);
+  flat.eval();
+  return {flat.data<uint8_t>(), flat.data<uint8_t>() + flat.nbytes()};
 }
 
 // `a` as the columns from `first` on of an array that is wider by `extra` columns of NaN: for kernels that must read

@@ -11,44 +11,30 @@
 #include <vector>
 
 #include "mamba/base/error.h"
+#include "mamba/base/error_testing.h"
 #include "mamba/base/memory.h"
 #include "mamba/base/threads.h"
+#include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/linear_cross_entropy/exact_testing.h"
 #ifndef __APPLE__
-#include "mamba/base/error_testing.h"
 #include "mamba/ops/cpu/amx.h"
-#include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/cpu/targets_testing.h"
 #include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/onednn.h"
-//
-#include <hwy/targets.h>
 #endif
 
 namespace mamba::ops {
 namespace {
 
 namespace mx = mlx::core;
+using testing::bits;
+using testing::random_array;
+using testing::values;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-mx::array random_array(mx::Shape shape, mx::Dtype dtype, uint64_t seed, float scale = 1) {
-  return mx::astype(mx::random::uniform(-scale, scale, std::move(shape), mx::float32, mx::random::key(seed)), dtype);
-}
-
 mx::array random_targets(mx::Shape shape, int words, uint64_t seed) {
   return mx::astype(mx::random::randint(0, words, std::move(shape), mx::int32, mx::random::key(seed)), mx::int32);
-}
-
-std::vector<float> values(const mx::array& a) {
-  mx::array wide = mx::contiguous(mx::astype(a, mx::float32));
-  wide.eval();
-  return {wide.data<float>(), wide.data<float>() + wide.size()};
-}
-
-std::vector<uint8_t> bits(const mx::array& a) {
-  mx::array flat = mx::contiguous(a);
-  flat.eval();
-  return {flat.data<uint8_t>(), flat.data<uint8_t>() + flat.nbytes()};
 }
 
 // What the gradient of a logit loses, relatively, before it is multiplied: half a unit of bfloat16's last place where
@@ -383,13 +369,10 @@ TEST(LinearCrossEntropyByTiles, HoldsWhatTheOtherKernelsHold) {
 }
 
 TEST(LinearCrossEntropyTargets, AllHoldTheSame) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
+  testing::on_each_target([] {
     check_cases();
     check_threads_and_neighbours();
-  }
-  hwy::SetSupportedTargetsForTest(0);
+  });
 }
 
 #endif

@@ -9,12 +9,10 @@
 #include <vector>
 
 #include "mamba/base/threads.h"
-#include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/cpu/targets_testing.h"
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/model_step/cpu_step.h"
 #include "mamba/ops/quantized_linear/quantized_testing.h"
-//
-#include <hwy/targets.h>
 
 namespace mamba::ops {
 namespace {
@@ -156,12 +154,7 @@ void check_cases() {
 }
 
 TEST(ModelStepTargets, AgreeWithTheReference) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    check_cases();
-  }
-  hwy::SetSupportedTargetsForTest(0);
+  testing::on_each_target(check_cases);
 }
 
 TEST(ModelStep, EachSequenceGetsWhatItGetsAlone) {

@@ -18,6 +18,7 @@ namespace {
 namespace mx = mlx::core;
 using testing::normal;
 using testing::same_bits;
+using testing::values;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -33,12 +34,6 @@ class ProductGpu : public ::testing::Test {
   }
   void TearDown() override { take_gpu_paths(false); }
 };
-
-std::vector<float> values(const mx::array& a) {
-  mx::array flat = mx::contiguous(a);
-  flat.eval();
-  return {flat.data<float>(), flat.data<float>() + flat.size()};
-}
 
 // Rows of the sizes of 1 / factor, 1 and factor.
 mx::array badly_scaled(const mx::array& x, float factor) {

@@ -12,11 +12,9 @@
 #include "mamba/ops/quantized_linear/quantized_testing.h"
 #ifndef __APPLE__
 #include "mamba/ops/cpu/avx512_bf16.h"
-#include "mamba/ops/cpu/targets.h"
+#include "mamba/ops/cpu/targets_testing.h"
 #include "mamba/ops/linear/linear.h"
 #include "mamba/ops/quantized_linear/kernel.h"
-//
-#include <hwy/targets.h>
 #endif
 
 namespace mamba::ops {
@@ -322,12 +320,7 @@ void check_sums() {
 }
 
 TEST(PackedTargets, EqualFloat64Sums) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    check_sums();
-  }
-  hwy::SetSupportedTargetsForTest(0);
+  testing::on_each_target(check_sums);
 }
 #endif
 

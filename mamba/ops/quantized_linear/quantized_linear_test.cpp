@@ -11,9 +11,7 @@
 #include "mamba/ops/cpu/test_arrays.h"
 #include "mamba/ops/quantized_linear/quantized_testing.h"
 #ifndef __APPLE__
-#include "mamba/ops/cpu/targets.h"
-//
-#include <hwy/targets.h>
+#include "mamba/ops/cpu/targets_testing.h"
 #endif
 
 namespace mamba::ops {
@@ -279,12 +277,7 @@ void check_sums() {
 }
 
 TEST(QuantizedLinearTargets, EqualFloat64Sums) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    check_sums();
-  }
-  hwy::SetSupportedTargetsForTest(0);
+  testing::on_each_target(check_sums);
 }
 #endif
 
