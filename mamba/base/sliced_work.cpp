@@ -102,7 +102,24 @@ class WaitingWork {
   std::atomic<int64_t> count_{0};
 };
 
+namespace {
+
+// One slice of what waits.
+bool do_waiting_slice() {
+  if (WaitingWork::instance().is_empty()) {
+    return false;
+  }
+  const WaitingWork::Run run = WaitingWork::instance().take(1);
+  for (int64_t slice = run.begin; slice < run.end; ++slice) {
+    run.work->run(slice);
+  }
+  return run.begin < run.end;
+}
+
+}  // namespace
+
 void do_later(std::shared_ptr<SlicedWork> work, int64_t rank) {
+  set_idle_work(do_waiting_slice);
   WaitingWork::instance().add(std::move(work), rank);
 }
 

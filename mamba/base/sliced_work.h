@@ -1,5 +1,6 @@
 // Work that waits for memory, done slice by slice beside loops that wait for arithmetic: a thread that multiplies asks
 // for a slice's lines of memory meanwhile, and does the slice between two blocks of its product, when they have come.
+// Threads of the pool that wait for others do slices, too.
 // Nobody has to: who needs the result calls finish(), which does what is left.
 #pragma once
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -48,6 +49,12 @@ constexpr int64_t steps_for(int64_t slices) {
   return (slices * SlicedWork::kParts + 2) / 3;
 }
 
+// Without a pool, whose threads do slices where they wait.
+struct Alone {
+  Alone() { set_num_threads(1); }
+  ~Alone() { set_num_threads(0); }
+};
+
 TEST(SlicedWork, IsDoneWhereNobodyElseDoesIt) {
   for (const int64_t slices : {1, 15, 16, 17, 100}) {
     const auto work = std::make_shared<Counting>(slices);
@@ -61,6 +68,7 @@ TEST(SlicedWork, IsDoneWhereNobodyElseDoesIt) {
 }
 
 TEST(SlicedWork, IsDoneBesideALoopAsItsLinesAreAskedFor) {
+  const Alone alone;
   const auto work = std::make_shared<Counting>(5);
   do_later(work, 0);
   {
@@ -79,6 +87,7 @@ TEST(SlicedWork, IsDoneBesideALoopAsItsLinesAreAskedFor) {
 }
 
 TEST(SlicedWork, TakesTheLowestRankFirstAndThenTheNext) {
+  const Alone alone;
   const auto last = std::make_shared<Counting>(2);
   const auto first = std::make_shared<Counting>(2);
   do_later(last, 7);
@@ -98,6 +107,7 @@ TEST(SlicedWork, TakesTheLowestRankFirstAndThenTheNext) {
 }
 
 TEST(SlicedWork, DoesSlicesThatAreNeededEarlyOutOfTurn) {
+  const Alone alone;
   const auto work = std::make_shared<Counting>(6);
   do_later(work, 0);
   work->finish(4);
@@ -108,6 +118,7 @@ TEST(SlicedWork, DoesSlicesThatAreNeededEarlyOutOfTurn) {
 }
 
 TEST(SlicedWork, LoopsThatDoNotTakePartLeaveItAlone) {
+  const Alone alone;
   const auto work = std::make_shared<Counting>(3);
   do_later(work, 0);
   {
@@ -118,6 +129,22 @@ TEST(SlicedWork, LoopsThatDoNotTakePartLeaveItAlone) {
   }
   EXPECT_TRUE(work->order.empty());
   work->finish();
+}
+
+TEST(SlicedWork, IsDoneByThreadsThatWaitForOthers) {
+  set_num_threads(2);
+  const auto work = std::make_shared<Counting>(100);
+  do_later(work, 0);
+  const auto all_done = [&] { return work->releases.load() == 1; };
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  // One range waits for the slices, which the other thread does when it has no range left.
+  parallel_for(2, 1, [&](int64_t begin, int64_t) {
+    while (begin == 0 && !all_done() && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  });
+  set_num_threads(0);
+  expect_done_once(*work);
 }
 
 TEST(SlicedWork, ManyThreadsDoEachSliceOnce) {

@@ -31,6 +31,15 @@ namespace {
 
 constexpr int kSpinsBeforeSleep = 4000;  // about 50-100 us
 constexpr int kSpinsBeforeYield = 2000;
+constexpr int kSpinsBeforeIdleWork = 32;  // about a microsecond: most waits are shorter
+
+std::atomic<bool (*)()> idle_work{nullptr};
+
+// Whether some has been done.
+bool do_idle_work() {
+  bool (*const work)() = idle_work.load(std::memory_order_acquire);
+  return work != nullptr && work();
+}
 
 thread_local bool inside_parallel_for = false;
 
@@ -113,7 +122,9 @@ class Pool {
   template <typename Condition>
   static void wait_until(const Condition& holds) {
     for (int spins = 0; !holds(); ++spins) {
-      if (spins < kSpinsBeforeYield) {
+      if (spins % kSpinsBeforeIdleWork == kSpinsBeforeIdleWork - 1 && do_idle_work()) {
+        spins = kSpinsBeforeIdleWork - 2;
+      } else if (spins < kSpinsBeforeYield) {
         pause_briefly();
       } else {
         std::this_thread::yield();
@@ -221,6 +232,9 @@ class Pool {
         pause_briefly();
         found = (ticket_.load(std::memory_order_relaxed) >> kEpochShift) != seen_epoch ||
                 stopping_.load(std::memory_order_relaxed);
+        if (!found && spins % kSpinsBeforeIdleWork == kSpinsBeforeIdleWork - 1 && do_idle_work()) {
+          spins = kSpinsBeforeIdleWork - 2;
+        }
       }
       if (!found) {
         std::unique_lock<std::mutex> lock(sleep_mutex_);
@@ -298,6 +312,10 @@ void parallel_phases(std::span<const Phase> phases) {
   if (!phases.empty()) {
     pool().run(phases, true);
   }
+}
+
+void set_idle_work(bool (*work)()) {
+  idle_work.store(work, std::memory_order_release);
 }
 
 }  // namespace mamba

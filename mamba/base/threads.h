@@ -70,4 +70,8 @@ struct Phase {
 // matter at the end. Otherwise as parallel_for.
 void parallel_phases(std::span<const Phase> phases);
 
+// What threads of the pool do for a few microseconds at a time where they would wait for one another: false when there
+// is nothing left to do. Must not throw.
+void set_idle_work(bool (*work)());
+
 }  // namespace mamba
