@@ -1,16 +1,15 @@
 #include <mlx/primitives.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
 
 #include "mamba/base/error.h"
-#include "mamba/base/threads.h"
 #include "mamba/ops/dispatch.h"
 #include "mamba/ops/linear/convert.h"
 #include "mamba/ops/linear/forward.h"
 #include "mamba/ops/linear/multiply.h"
 #include "mamba/ops/linear/sequences.h"
+#include "mamba/ops/linear/turned.h"
 
 namespace mamba::ops::linear_detail {
 
@@ -106,28 +105,6 @@ class InputGradient : public mx::UnaryPrimitive {
  private:
   bool has_spans_;
 };
-
-// dy^T x. Rows of dy are read column by column to be packed as the left operand, which costs more than the product
-// where x has few columns, as in a low-rank adapter; there x^T dy is computed instead, whose elements are the same
-// sums, and turned.
-constexpr int64_t kMaxTurned = 64;
-
-bool is_better_turned(int64_t n, int64_t k, Float dy, Float x) {
-  return 4 * k <= n && k <= kMaxTurned && !multiplies_in_bf16(dy, x);
-}
-
-// to[j][i] = from[i][j] for i < rows <= kMaxTurned, j < columns.
-void turn(const float* from, int64_t rows, int64_t columns, const OutRows& to) {
-  parallel_for(columns, 256, [&](int64_t begin, int64_t end) {
-    std::array<float, kMaxTurned> row;
-    for (int64_t j = begin; j < end; ++j) {
-      for (int64_t i = 0; i < rows; ++i) {
-        row[static_cast<size_t>(i)] = from[i * columns + j];
-      }
-      narrow(row.data(), rows, to.type, to.rows[static_cast<size_t>(j)]);
-    }
-  });
-}
 
 // Outputs: the gradient of the weights and, where it is asked for, of the bias.
 class WeightGradient : public mx::Primitive {

@@ -21,13 +21,13 @@ constexpr int64_t kMaxTileColumns = 4 * kPanel;
 constexpr int64_t kFetchStep = 16;  // pairs between two steps of what is done beside a block
 
 // Lines of memory are asked for while so many blocks are multiplied in so many passes over k: those of results, columns
-// [n, n + columns) of the right operand, and what waits.
+// [n, n + columns) of the right operand of the product that comes next, and what waits.
 class FetchBeside {
  public:
   // Only those of results.
   explicit FetchBeside(const Product& product) : part_(product, product.n, 0, 1) {}
-  FetchBeside(const Product& product, int64_t n, int64_t columns, int64_t passes, int64_t blocks)
-      : part_(product, n, columns, blocks * passes),
+  FetchBeside(const Product& product, const Product& next, int64_t n, int64_t columns, int64_t passes, int64_t blocks)
+      : part_(next, n, columns, blocks * passes),
         slices_(blocks * std::max<int64_t>(0, pairs_of(product.k) / kFetchStep - 1)) {}
 
   BlockFetch block(const OutRows& out, int64_t row, int64_t rows, int64_t n, int64_t columns, int64_t depth) {

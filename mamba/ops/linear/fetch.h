@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "mamba/base/sliced_work.h"
+#include "mamba/ops/cpu/prefetch.h"
 #include "mamba/ops/linear/many_rows.h"
 
 namespace mamba::ops::linear_detail {
@@ -29,9 +30,9 @@ struct ResultLines {
     for (int64_t i = begin; i < end; ++i) {
       auto* const to = static_cast<char*>(rows[i]) + first;
       for (int64_t byte = 0; byte < bytes; byte += 64) {
-        __builtin_prefetch(to + byte, 1);
+        cpu::prefetch_to_write(to + byte);
       }
-      __builtin_prefetch(to + bytes - 1, 1);
+      cpu::prefetch_to_write(to + bytes - 1);
     }
   }
 };

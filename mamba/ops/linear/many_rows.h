@@ -61,6 +61,12 @@ namespace bf16 {
 bool can_multiply(const Product& product);
 int64_t many_rows_workspace(int64_t m, int64_t k);
 void many_rows(const Product& product, float* workspace);
+
+// The two gradients of a linear layer at once, from one matrix of `rows` rows and `columns` columns: dy, the left
+// operand of dx = dy W and, transposed, of dW = dy^T x.
+bool can_multiply_both(const Product& of_x, const Product& of_weight);
+int64_t both_workspace(int64_t rows, int64_t columns);
+void multiply_both(const Product& of_x, const Product& of_weight, float* workspace);
 }  // namespace bf16
 
 // A product of many rows in pieces, for who hands them to threads himself: the bits of many_rows. All of k is one pass,

@@ -14,14 +14,13 @@
 
 #include "mamba/base/threads.h"
 #include "mamba/ops/linear/beside_bf16-inl.h"
-#include "mamba/ops/linear/block_bf16-inl.h"
+#include "mamba/ops/linear/tile_bf16-inl.h"
 
 MAMBA_AVX512_BF16_BEGIN
 namespace mamba::ops::linear_detail {
 namespace {
 
 constexpr int64_t kPiecePairs = 2 << 20;  // packed rows of the left operand at a time: 8 MiB
-constexpr int64_t kMaxPieceRows = 1024;
 constexpr int64_t kMinPieceRows = 128;
 
 // With one pass over k nothing waits for another, so that pieces may be long.
@@ -29,47 +28,6 @@ constexpr int64_t piece_rows(int64_t m, int64_t k) {
   const int64_t most = pairs_of(k) <= kMaxDepth ? m : kMaxPieceRows;
   const int64_t fit = kPiecePairs / std::max<int64_t>(pairs_of(k), 1) / kRows * kRows;
   return std::min({m, most, std::max(kMinPieceRows, fit)});
-}
-
-// Columns that the thread with most of them has where tiles are dealt out in turns.
-int64_t largest_share(int64_t n, int64_t columns, int64_t threads) {
-  const int64_t tiles = (n + columns - 1) / columns;
-  const int64_t all = (tiles + threads - 1) / threads * columns;
-  return tiles % threads == 1 % threads ? all - (tiles * columns - n) : all;
-}
-
-// Of widths from `most` down to `least`, both whole panels, the one that keeps all threads busy; the widest of such.
-int64_t balanced_columns(int64_t n, int64_t least, int64_t most) {
-  int64_t best = most;
-  for (int64_t columns = most - kPanel; columns >= least; columns -= kPanel) {
-    if (largest_share(n, columns, num_threads()) < largest_share(n, best, num_threads())) {
-      best = columns;
-    }
-  }
-  return best;
-}
-
-// Rows [begin, end) of a packed piece against columns [n, n + columns); those at `next_n` probably come next.
-void multiply_tile(const Product& product, const uint32_t* packed, int64_t piece_begin, int64_t begin, int64_t end,
-                   int64_t n, int64_t columns, int64_t next_n) {
-  alignas(64) uint32_t tile[kTilePairs];
-  alignas(64) float partial[kMaxPieceRows * kPanel];
-  const int64_t pairs = pairs_of(product.k);
-  const int64_t panels = (columns + kPanel - 1) / kPanel;
-  const int64_t passes = (pairs + kMaxDepth - 1) / kMaxDepth;
-  const int64_t blocks = (end - begin + kRows - 1) / kRows * panels;
-  FetchBeside beside(product, next_n, columns, passes, blocks);
-  for (int64_t first = 0; first < pairs; first += kMaxDepth) {
-    const int64_t depth = std::min(kMaxDepth, pairs - first);
-    pack_tile(product, n, columns, first, depth, tile);
-    multiply_packed(product, packed, piece_begin, begin, end, n, columns, first, depth, tile, partial, beside);
-  }
-}
-
-// `partial` holds one panel's sums: with several passes over k a tile is one panel wide.
-int64_t tile_columns_for(int64_t k) {
-  const int64_t pairs = pairs_of(k);
-  return pairs > kMaxDepth ? kPanel : std::clamp(kTilePairs / pairs, kPanel, kMaxTileColumns) / kPanel * kPanel;
 }
 
 class Bf16ManyRows : public ManyRows {
@@ -107,7 +65,7 @@ class Bf16ManyRows : public ManyRows {
     const int64_t step = tile_columns_for(product.k);
     for (int64_t n = begin; n < end; n += step) {
       multiply_tile(product, reinterpret_cast<const uint32_t*>(left), 0, 0, product.m, n, std::min(step, end - n),
-                    n + step);
+                    {&product, n + step});
     }
   }
 };
@@ -126,35 +84,21 @@ int64_t bf16::many_rows_workspace(int64_t m, int64_t k) {
 void bf16::many_rows(const Product& product, float* workspace) {
   auto* const packed = reinterpret_cast<uint32_t*>(workspace);
   const int64_t piece = piece_rows(product.m, product.k);
-  const int64_t tile_columns = tile_columns_for(product.k);
   for (int64_t begin = 0; begin < product.m; begin += piece) {
     const int64_t end = std::min(product.m, begin + piece);
     const int64_t blocks = (end - begin + kRows - 1) / kRows;
     parallel_for(blocks, product.left.transposed ? 32 : 4, [&](int64_t from, int64_t to) {
       pack_left(product.left, begin, begin + from * kRows, std::min(end, begin + to * kRows), product.k, packed);
     });
-    // At least four tasks a thread, as far as narrower tiles and a split of the rows give them.
-    const int64_t wanted = 4 * num_threads();
-    const int64_t narrow = (product.n / wanted + kPanel - 1) / kPanel * kPanel;
-    const int64_t least = std::min(tile_columns, 2 * kPanel);
-    const int64_t columns = balanced_columns(product.n, least, std::clamp(narrow, least, tile_columns));
-    const int64_t tiles = (product.n + columns - 1) / columns;
-    const int64_t splits = std::clamp<int64_t>(wanted / tiles, 1, (end - begin + 127) / 128);
-    const int64_t split_rows = ((end - begin + splits - 1) / splits + kRows - 1) / kRows * kRows;
+    const Cut cut(product, end - begin);
     if (PieceBeside::can_multiply(product)) {
-      PieceBeside(product, packed, begin, end, split_rows, columns).multiply();
+      PieceBeside(product, packed, begin, end, cut.split_rows, cut.columns).multiply();
       continue;
     }
-    parallel_for(tiles * splits, 1, [&](int64_t from, int64_t to) {
+    parallel_for(cut.tasks(), 1, [&](int64_t from, int64_t to) {
       for (int64_t task = from; task < to; ++task) {
-        const int64_t n = task / splits * columns;
-        const int64_t row = begin + task % splits * split_rows;
-        const int64_t row_end = std::min(end, row + split_rows);
-        if (row < row_end) {
-          // Threads take turns where tasks take equally long.
-          const int64_t next_n = (task + num_threads()) / splits * columns;
-          multiply_tile(product, packed, begin, row, row_end, n, std::min(columns, product.n - n), next_n);
-        }
+        // Threads take turns where tasks take equally long.
+        multiply_task(product, packed, begin, end, cut, task, {&product, cut.column_of(task + num_threads())});
       }
     });
   }

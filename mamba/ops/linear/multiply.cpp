@@ -71,6 +71,11 @@ void multiply(const Product& product, const std::vector<int64_t>& groups, float*
   many_rows(product, workspace);
 }
 
+bool multiplies_both(const Product& of_x, const Product& of_weight) {
+  return !always_onednn() && !amx::can_multiply(of_x) && !amx::can_multiply(of_weight) &&
+         bf16::can_multiply_both(of_x, of_weight);
+}
+
 const ManyRows* multiply_in_pieces(Float left, Float right, int64_t k) {
   Product product;
   product.k = k;

@@ -19,6 +19,9 @@ int64_t multiply_workspace(int64_t m, int64_t groups, int64_t k, Float left, Flo
 // is locked by the caller. Does not throw.
 void multiply(const Product& product, const std::vector<int64_t>& groups, float* workspace);
 
+// Whether bf16::multiply_both does what multiply() would do with each of the two.
+bool multiplies_both(const Product& of_x, const Product& of_weight);
+
 // The same in pieces; null where another way than these is taken, or k is too long.
 const ManyRows* multiply_in_pieces(Float left, Float right, int64_t k);
 

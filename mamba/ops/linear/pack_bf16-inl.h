@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "mamba/ops/cpu/avx512_bf16.h"
+#include "mamba/ops/cpu/prefetch.h"
 #include "mamba/ops/linear/many_rows.h"
 
 MAMBA_AVX512_BF16_BEGIN
@@ -13,6 +14,7 @@ namespace {
 
 constexpr int64_t kRows = 8;  // of a block of the left operand
 constexpr int64_t kVector = 16;
+constexpr int64_t kPackedAhead = 256;  // elements: lines of a packed left operand are asked for so early
 
 constexpr int64_t pairs_of(int64_t k) {
   return (k + 1) / 2;
@@ -47,7 +49,7 @@ inline void fetch_from(const void* near, int64_t bytes) {
 }
 
 // to[p * stride + i] = elements 2p and 2p + 1 of row i, for p < pairs_of(count) and i < 8; 0 for rows from `rows` on
-// and behind element `count`. What lies `ahead` bytes further is fetched.
+// and behind element `count`. What lies `ahead` bytes further is fetched, and where it goes, if that is one stream.
 inline void pack_eight(const uint16_t* const* from, int64_t rows, int64_t count, int64_t ahead, uint32_t* to,
                        int64_t stride) {
   int64_t at = 0;
@@ -69,6 +71,12 @@ inline void pack_eight(const uint16_t* const* from, int64_t rows, int64_t count,
         r[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from[i] + at));
         if (at % 32 == 0) {
           fetch_from(from[i] + at, ahead);
+        }
+      }
+      if (stride == kRows) {
+        MAMBA_CPU_UNROLL(4)
+        for (int i = 0; i < 4; ++i) {
+          cpu::prefetch_to_write(to + at / 2 * kRows + kPackedAhead + i * 16);
         }
       }
       turn(r, 8);
@@ -112,25 +120,25 @@ inline void pack_left(const Rows& x, int64_t piece_begin, int64_t begin, int64_t
   }
 }
 
-// The same of an operand that lies in rows of k.
-inline void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, uint32_t* packed) {
-  if (!left.transposed) {
-    pack_left(left.rows, piece_begin, begin, end, k, packed);
-    return;
-  }
+// The same of pairs [first_pair, last_pair) of an operand that lies in rows of k.
+inline void pack_turned(const Rows& x, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, int64_t first_pair,
+                        int64_t last_pair, uint32_t* packed) {
   const int64_t pairs = pairs_of(k);
-  const auto row_of = [&](int64_t row) {
-    return static_cast<const uint16_t*>(left.rows.rows[static_cast<size_t>(row)]);
-  };
+  const auto row_of = [&](int64_t row) { return static_cast<const uint16_t*>(x.rows[static_cast<size_t>(row)]); };
   uint32_t* const to = packed + (begin - piece_begin) * pairs;
   // Some of k's rows at a time, a line of each: that many are fetched ahead in time.
   constexpr int64_t kPairsAtOnce = 16;
   constexpr int64_t kLine = 32;
-  for (int64_t first = 0; first < pairs; first += kPairsAtOnce) {
-    const int64_t last = std::min(pairs, first + kPairsAtOnce);
+  for (int64_t first = first_pair; first < last_pair; first += kPairsAtOnce) {
+    const int64_t last = std::min(last_pair, first + kPairsAtOnce);
     for (int64_t at = begin; at < end; at += kLine) {
       const int64_t blocks = std::min((end - at + kRows - 1) / kRows, kLine / kRows);
       uint32_t* const block = to + (at - begin) * pairs;
+      for (int64_t i = 0; i < blocks; ++i) {
+        for (int64_t p = first; p < last; p += 2) {
+          cpu::prefetch_to_write(block + (i + kLine / kRows) * pairs * kRows + p * kRows);
+        }
+      }
       for (int64_t p = first; p < last; ++p) {
         const uint16_t* const even = row_of(2 * p) + at;
         const uint16_t* const odd = 2 * p + 1 < k ? row_of(2 * p + 1) + at : nullptr;
@@ -148,6 +156,15 @@ inline void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int6
       }
     }
   }
+}
+
+// As the first, of either kind.
+inline void pack_left(const Left& left, int64_t piece_begin, int64_t begin, int64_t end, int64_t k, uint32_t* packed) {
+  if (!left.transposed) {
+    pack_left(left.rows, piece_begin, begin, end, k, packed);
+    return;
+  }
+  pack_turned(left.rows, piece_begin, begin, end, k, 0, pairs_of(k), packed);
 }
 
 // Columns [n, n + columns) of the right operand as a panel of whole vectors; elements [k, k + depth) of k, k even.
