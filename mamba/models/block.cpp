@@ -16,6 +16,7 @@
 #include "mamba/ops/rms_norm/again.h"
 #include "mamba/ops/rms_norm/rms_norm.h"
 #include "mamba/ops/selective_scan/selective_scan.h"
+#include "mamba/ops/training_block/training_block.h"
 
 namespace mamba::models {
 
@@ -74,6 +75,42 @@ mx::array mix(const Mixer& mixer, const DerivedParameters& derived, const mx::ar
   return mixer.out_proj(rows_of(scan.y), row_spans, false, s);
 }
 
+// The block as one node where there is one for it, for who trains all its weights.
+std::optional<BlockStream> train_at_once(const Block& block, const DerivedParameters& derived, const BlockStream& in,
+                                         const BlockOptions& options, mx::StreamOrDevice s) {
+  const Mixer& mixer = block.mixer;
+  if (!options.constant_states || options.spans || !in.x.is_tracer()) {
+    return std::nullopt;
+  }
+  for (const nn::Linear* layer : {&mixer.in_proj, &mixer.x_proj, &mixer.dt_proj, &mixer.out_proj}) {
+    if (layer->lora || layer->quantized || (layer->bias && layer != &mixer.dt_proj)) {
+      return std::nullopt;
+    }
+  }
+  const ops::TrainingBlockInputs inputs{.x = in.x,
+                                        .residual = in.residual,
+                                        .norm = block.norm.weight,
+                                        .eps = block.norm.eps,
+                                        .in_proj = mixer.in_proj.weight,
+                                        .conv_weight = derived.conv_weight,
+                                        .conv_bias = mixer.conv1d.bias,
+                                        .x_proj = mixer.x_proj.weight,
+                                        .dt_proj = mixer.dt_proj.weight,
+                                        .A = derived.A,
+                                        .D = derived.D,
+                                        .dt_bias = derived.dt_bias,
+                                        .out_proj = mixer.out_proj.weight,
+                                        .conv = mx::stop_gradient(in.state.conv, s),
+                                        .ssm = mx::stop_gradient(in.state.ssm, s),
+                                        .resets = options.resets};
+  if (!ops::can_train_block(inputs, options.residual_dtype, s)) {
+    return std::nullopt;
+  }
+  const ops::TrainingBlockOutputs out = ops::training_block(inputs, options.residual_dtype, s);
+  return BlockStream{
+      .x = out.y, .residual = out.residual, .state = {mx::stop_gradient(out.conv, s), mx::stop_gradient(out.ssm, s)}};
+}
+
 // Every array that a block's result depends on, its adapters' among them, in a fixed order.
 void visit_all(Block& block, const std::function<void(mx::array&)>& visitor) {
   const nn::ParameterVisitor without_path = [&](const std::string&, mx::array& value) { visitor(value); };
@@ -121,10 +158,14 @@ DerivedParameters derive(const Mixer& mixer, mx::StreamOrDevice s) {
 
 BlockStream run_block(const Block& block, const std::optional<DerivedParameters>& derived, const BlockStream& in,
                       const BlockOptions& options, mx::StreamOrDevice s) {
+  const DerivedParameters own = derived ? *derived : derive(block.mixer, s);
+  if (std::optional<BlockStream> out = train_at_once(block, own, in, options, s)) {
+    out->x = ops::dropout(out->x, options.dropout.rate, options.dropout.seed, s);
+    return *std::move(out);
+  }
   const auto [y, sum] =
       ops::rms_norm_add(in.x, in.residual, block.norm.weight, block.norm.eps, options.residual_dtype, s);
   LayerState state = in.state;
-  const DerivedParameters own = derived ? *derived : derive(block.mixer, s);
   const bool written_out = options.constant_states && y.is_tracer() && can_train_mixer(block.mixer, y, options, s);
   const auto y_again = [sum = sum, norm = block.norm, dtype = y.dtype(), s] {
     return ops::rms_norm_again(sum, norm.weight, norm.eps, dtype, s);

@@ -28,6 +28,7 @@
 #include "mamba/ops/causal_conv1d/pack-inl.h"
 #include "mamba/ops/cpu/floats-inl.h"
 #include "mamba/ops/cpu/math-inl.h"
+#include "mamba/ops/cpu/prefetch.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace mamba::ops::HWY_NAMESPACE {
@@ -91,7 +92,9 @@ class BlockBack {
   }
 
   void finish() const {
-    state_back();
+    if (out_->gstate != nullptr) {
+      state_back();
+    }
     write(end_ - before_, before_);
   }
 
@@ -158,7 +161,7 @@ class BlockBack {
         input[k] = hn::MulAdd(g, weight[k], input[k]);
       }
       bias_sum = hn::Add(g, bias_sum);
-      store_some(d, input[0], static_cast<T*>(out_->x) + (b_ * in_->length + t - before_) * in_->channels + first_ + c,
+      store_some(d, input[0], static_cast<T*>(out_->x) + (b_ * in_->length + t - before_) * out_->x_stride + first_ + c,
                  left);
       for (int k = 0; k + 1 < kTaps; ++k) {
         input[k] = input[k + 1];
@@ -180,7 +183,8 @@ class BlockBack {
     if (t < end_) {
       hwy::Prefetch(in_->x.row<T>(b_, t) + first_ + c);
       hwy::Prefetch(out_->gy.row<T>(b_, t) + first_ + c);
-      hwy::Prefetch(static_cast<const T*>(out_->x) + (b_ * in_->length + t - before_) * in_->channels + first_ + c);
+      cpu::prefetch_to_write(static_cast<const T*>(out_->x) + (b_ * in_->length + t - before_) * out_->x_stride +
+                             first_ + c);
     }
   }
 
@@ -204,7 +208,7 @@ class BlockBack {
 
   void clear(int64_t from, int64_t to) const {
     for (int64_t t = from; t < to; ++t) {
-      std::fill_n(static_cast<T*>(out_->x) + (b_ * in_->length + t) * in_->channels + first_, count_, T(0.0f));
+      std::fill_n(static_cast<T*>(out_->x) + (b_ * in_->length + t) * out_->x_stride + first_, count_, T(0.0f));
     }
   }
 
@@ -265,7 +269,7 @@ class BlockBack {
     for (int64_t i = 0; i < count; ++i, ++p) {
       T* row = nullptr;
       if (p >= begin_) {
-        row = static_cast<T*>(out_->x) + (b_ * in_->length + p) * in_->channels;
+        row = static_cast<T*>(out_->x) + (b_ * in_->length + p) * out_->x_stride;
       } else if (out_->initial_state != nullptr) {
         row = static_cast<T*>(out_->initial_state) + (b_ * before_ + before_ + p - begin_) * in_->channels;
       }

@@ -83,8 +83,9 @@ inline int64_t num_blocks(int64_t channels) {
 
 struct Gradients {
   cpu::Rows gy;         // cotangent of y
-  const void* gstate;   // (B, K - 1, D), cotangent of the state
+  const void* gstate;   // (B, K - 1, D), cotangent of the state; null: 0
   void* x;              // (B, L, D), T
+  int64_t x_stride;     // elements from one of its positions to the next
   void* weight;         // (D, K)
   void* bias;           // (D,) or null
   void* initial_state;  // (B, K - 1, D), T, or null

@@ -63,6 +63,7 @@ void CausalConv1dGradient::eval_cpu(const std::vector<mx::array>& inputs, std::v
   const Gradients out{cpu::rows_of(readable_rows(inputs[primals], encoder)),
                       row_contiguous(inputs[primals + 1], encoder).data<void>(),
                       outputs[0].data<void>(),
+                      in.channels,
                       outputs[1].data<void>(),
                       optional(Layout::kBias),
                       optional(Layout::kInitialState),

@@ -13,6 +13,7 @@
 
 #include "mamba/ops/cpu/floats-inl.h"
 #include "mamba/ops/cpu/math-inl.h"
+#include "mamba/ops/cpu/prefetch.h"
 #include "mamba/ops/selective_scan/block-inl.h"
 #include "mamba/ops/selective_scan/kernel.h"
 
@@ -79,12 +80,16 @@ struct Chunk {
 template <typename T>
 HWY_INLINE void prefetch_gradients(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlock& block,
                                    int64_t t) {
-  const int64_t row = (block.batch * in.length + t) * in.channels + block.first;
-  for (void* gradient : {out.u, out.delta, out.z}) {
-    if (gradient != nullptr) {
-      hwy::Prefetch(static_cast<const T*>(gradient) + row);
-      hwy::Prefetch(static_cast<const T*>(gradient) + row + block.count - 1);
-    }
+  const int64_t position = block.batch * in.length + t;
+  const auto prefetch = [&](const void* gradient, int64_t stride) {
+    const T* const row = static_cast<const T*>(gradient) + position * stride + block.first;
+    cpu::prefetch_to_write(row);
+    cpu::prefetch_to_write(row + block.count - 1);
+  };
+  prefetch(out.u, in.channels);
+  prefetch(out.delta, in.channels);
+  if (out.z != nullptr) {
+    prefetch(out.z, out.z_stride);
   }
 }
 

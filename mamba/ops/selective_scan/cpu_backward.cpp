@@ -181,7 +181,8 @@ void finish(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlo
     const int64_t first = (block.batch * in.length + from) * in.channels + block.first + c;
     T* HWY_RESTRICT gu_row = static_cast<T*>(out.u) + first;
     T* HWY_RESTRICT gdelta_row = static_cast<T*>(out.delta) + first;
-    T* HWY_RESTRICT gz_row = out.z == nullptr ? nullptr : static_cast<T*>(out.z) + first;
+    const int64_t first_z = (block.batch * in.length + from) * out.z_stride + block.first + c;
+    T* HWY_RESTRICT gz_row = out.z == nullptr ? nullptr : static_cast<T*>(out.z) + first_z;
     const T* HWY_RESTRICT u_row = in.u.row<T>(block.batch, from) + block.first + c;
     for (int64_t at = c; at < (to - from) * kBlock; at += kBlock) {
       const FloatVec u = load_some(d, u_row, left);
@@ -194,7 +195,7 @@ void finish(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlo
       store_some(d, gdelta, gdelta_row, left);
       if (gz_row != nullptr) {
         store_some(d, hn::Mul(hn::Load(d, chunk.gate + at), hn::Load(d, chunk.y + at)), gz_row, left);
-        gz_row += in.channels;
+        gz_row += out.z_stride;
       }
       sum_D = hn::MulAdd(gy, u, sum_D);
       sum_bias = hn::Add(gdelta, sum_bias);
@@ -211,11 +212,14 @@ template <typename T>
 void clear_rows(const scan::Inputs& in, const scan::Gradients& out, const ChannelBlock& block, int64_t from,
                 int64_t to) {
   for (int64_t t = from; t < to; ++t) {
-    const int64_t row = (block.batch * in.length + t) * in.channels + block.first;
-    for (void* gradient : {out.u, out.delta, out.z}) {
-      if (gradient != nullptr) {
-        std::fill_n(static_cast<T*>(gradient) + row, block.count, T(0.0f));
-      }
+    const int64_t position = block.batch * in.length + t;
+    const auto clear = [&](void* gradient, int64_t stride) {
+      std::fill_n(static_cast<T*>(gradient) + position * stride + block.first, block.count, T(0.0f));
+    };
+    clear(out.u, in.channels);
+    clear(out.delta, in.channels);
+    if (out.z != nullptr) {
+      clear(out.z, out.z_stride);
     }
   }
 }
@@ -274,7 +278,7 @@ void add_blocks(const scan::Inputs& in, const scan::Gradients& out, const scan::
   const float* first = work.BC + (b * blocks * kKept + t - t0) * 2 * states;
   const int64_t stride = kKept * 2 * states;
   for (int which = 0; which < 2; ++which) {
-    T* row = static_cast<T*>(which == 0 ? out.B : out.C) + (b * in.length + t) * states;
+    T* row = static_cast<T*>(which == 0 ? out.B : out.C) + (b * in.length + t) * out.BC_stride;
     for (int64_t n = 0; n < states; n += kLanes) {
       const size_t left = static_cast<size_t>(states - n);
       FloatVec sum = hn::Zero(d);

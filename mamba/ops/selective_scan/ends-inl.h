@@ -29,6 +29,9 @@ inline void start_block(const scan::Inputs& in, const scan::Cotangents& cotangen
   std::fill_n(work.A + task * state_floats, state_floats, 0.0f);
   std::fill_n(work.D + task * scan::kBlock, scan::kBlock, 0.0f);
   std::fill_n(work.bias + task * scan::kBlock, scan::kBlock, 0.0f);
+  if (cotangents.state == nullptr) {
+    return;
+  }
   const float* rows = cotangents.state + (task / blocks * in.channels + first) * in.states;
   transpose(rows, in.states, std::min(scan::kBlock, in.channels - first), in.states, carry, scan::kBlock);
 }

@@ -56,7 +56,7 @@ inline int64_t workspace_floats(int64_t batch, int64_t channels, int64_t states)
 
 struct Cotangents {
   cpu::Rows y;         // (B, L, D), T
-  const float* state;  // (B, D, N)
+  const float* state;  // (B, D, N); null: 0
   const float* kept;   // what forward() left there
 };
 
@@ -66,8 +66,10 @@ struct Gradients {
   float* A;              // (D, N)
   void* B;               // (B, L, N), T
   void* C;               // (B, L, N), T
+  int64_t BC_stride;     // elements from one position of B or C to the next
   void* D;               // (D,) or null
   void* z;               // (B, L, D), T, or null
+  int64_t z_stride;      // likewise
   void* delta_bias;      // (D,) or null
   float* initial_state;  // (B, D, N) or null
   float* workspace;      // workspace_floats()

@@ -75,8 +75,10 @@ void SelectiveScanGradient::eval_cpu(const std::vector<mx::array>& inputs, std::
                       outputs[2].data<float>(),
                       outputs[3].data<void>(),
                       outputs[4].data<void>(),
+                      in.states,
                       optional(Layout::kD),
                       optional(Layout::kZ),
+                      in.channels,
                       optional(Layout::kDeltaBias),
                       static_cast<float*>(optional(Layout::kInitialState)),
                       workspace(workspace_floats(in.batch, in.channels, in.states), encoder)};
