@@ -211,11 +211,7 @@ std::vector<mx::array> Optimizer::step_graph(const Trainable& trainable, std::ve
 void Optimizer::step(const Trainable& trainable, std::vector<mx::array> gradients, double learning_rate,
                      const mx::array& gradient_scale) {
   const std::vector<mx::array> results = step_graph(trainable, std::move(gradients), learning_rate, gradient_scale);
-  if (ops::on_cpu(mx::to_stream({}))) {
-    mx::eval(results);
-  } else {
-    mx::async_eval(results);  // meanwhile the host prepares the next step
-  }
+  mx::async_eval(results);  // meanwhile the host prepares the next step
 }
 
 nn::ParameterMap Optimizer::result(const Trainable& trainable) const {
