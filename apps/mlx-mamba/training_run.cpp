@@ -263,6 +263,14 @@ RunPlan plan_run(const TrainingOptions& o, const std::string& command, const tra
   return plan;
 }
 
+fs::path given_tokenizer(const fs::path& path) {
+  fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
+  if (!fs::exists(file)) {
+    throw UsageError(fmt::format("--tokenizer {}: there is no such file", file.string()));
+  }
+  return file;
+}
+
 fs::path run_tokenizer(const RunPlan& plan) {
   const fs::path file = plan.path / "tokenizer" / "tokenizer.json";
   std::error_code ignored;

@@ -36,6 +36,9 @@ struct RunPlan {
 // Of a new run, or of the one that --resume names. Throws UsageError for options that do not fit together.
 RunPlan plan_run(const TrainingOptions& options, const std::string& command, const train::Settings& defaults);
 
+// The tokenizer.json that --tokenizer names, itself or its folder. Throws UsageError when there is none.
+std::filesystem::path given_tokenizer(const std::filesystem::path& path);
+
 // The tokenizer of a resumed run; empty when it has none.
 std::filesystem::path run_tokenizer(const RunPlan& plan);
 

@@ -45,6 +45,20 @@ mlx_mamba finetune $common --lr 0.002 --steps 12 --dtype bfloat16 --out whole > 
 json whole/metrics.jsonl "d[-1]['loss'] < 0.3 * d[0]['loss']"
 mlx_mamba score --model whole/last --text "A: me." > out || fail "the checkpoint does not open"
 
+# A model without a tokenizer is given one.
+mkdir bare
+for file in config.json model.safetensors; do ln "whole/last/$file" bare/ 2> err || cp "whole/last/$file" bare/; done
+if mlx_mamba finetune --model bare $common --steps 1 --out bare_run > out 2> err; then fail "no tokenizer"; fi
+grep -q 'text needs a tokenizer' err || fail "message: $(cat err)"
+for lora in '' '--lora-rank 2'; do
+  rm -rf bare_run
+  mlx_mamba finetune --model bare --tokenizer "whole/last" $common $lora --steps 1 \
+    --out bare_run > out 2> err || fail "$(cat err)"
+  [ -e bare_run/tokenizer/tokenizer.json ] || fail "the tokenizer was not kept"
+  mlx_mamba finetune --out bare_run --resume --steps 2 > out 2> err || fail "$(cat err)"
+done
+expect_error 2 '--tokenizer none: there is no such file' finetune $common --tokenizer none --out x
+
 expect_error 2 'go with --lora-rank' finetune $common --lora-alpha 4 --out x
 expect_error 2 'conv1d' finetune $common --lora-rank 2 --lora-targets conv1d --out x
 expect_error 2 'leave --model' finetune --out whole --resume --model somewhere

@@ -20,11 +20,14 @@ namespace mx = mlx::core;
 struct FinetuneArguments {
   TrainingOptions training;
   ModelOptions model;  // --model, --revision
+  std::optional<std::string> tokenizer;
   std::optional<int> lora_rank;
   std::optional<double> lora_alpha;
   std::optional<std::string> lora_targets;
 
-  bool gives_model() const { return model.model || model.revision || lora_rank || lora_alpha || lora_targets; }
+  bool gives_model() const {
+    return model.model || model.revision || tokenizer || lora_rank || lora_alpha || lora_targets;
+  }
 };
 
 // Those that Python's peft applies to a Mamba: it refuses out_proj and passes by dt_proj (docs/checkpoints.md).
@@ -101,13 +104,16 @@ int run_finetune(const FinetuneArguments& o) {
   if (!o.training.resume) {
     describe(plan, o);
   } else if (o.gives_model()) {
-    throw UsageError("--resume: the run has its model and adapter: leave --model, --revision and --lora-* out");
+    throw UsageError(
+        "--resume: the run has its model and adapter: leave --model, --revision, --tokenizer and --lora-* out");
   }
   generate::LoadOptions load = o.model.load_options();
   load.revision = plan.config.value("revision", "main");
   generate::Resolved source = generate::resolve_model(plan.config.value("model", ""), load);
   if (o.training.resume) {
     source.tokenizer = run_tokenizer(plan);
+  } else if (o.tokenizer) {
+    source.tokenizer = given_tokenizer(*o.tokenizer);
   }
   return plan.config.contains("lora") ? train_adapter(plan, source) : train_all(plan, source);
 }
@@ -117,6 +123,7 @@ std::function<int()> declare_finetune(OptionTable& table) {
   o->training.declare_data(table);
   table.group("Model");
   o->model.declare_source(table);
+  table.text("--tokenizer", "F", &o->tokenizer, "a tokenizer.json (default: the model's)", Offer::kFiles);
   table.group("Adapter");
   table.integer(
       "--lora-rank", "R", [o](int64_t n) { o->lora_rank = static_cast<int>(n); }, 1, 1 << 16,

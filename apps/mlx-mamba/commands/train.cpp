@@ -52,12 +52,7 @@ fs::path find_tokenizer(const TrainArguments& o, const RunPlan& plan, const fs::
     return learnt_into / "tokenizer.json";
   }
   if (o.tokenizer) {
-    const fs::path path = *o.tokenizer;
-    const fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
-    if (!fs::exists(file)) {
-      throw UsageError(fmt::format("--tokenizer {}: there is no such file", file.string()));
-    }
-    return file;
+    return given_tokenizer(*o.tokenizer);
   }
   if (o.init && fs::exists(fs::path(*o.init) / "tokenizer.json")) {
     return fs::path(*o.init) / "tokenizer.json";
