@@ -206,8 +206,8 @@ void Trainer::save(bool is_best) {
   const nn::ParameterMap result = optimizer_.result(trainable_);
   // An adapter is written from the model itself, and samples are: they must find there what is saved.
   const Optimizer::Averaged averaged(optimizer_, trainable_);
-  // Without a held-out loss the newest is the best there is to name.
-  folder_.save(step_, is_best || !held_out_, [&](const std::filesystem::path& directory) {
+  // As long as there is no held-out loss the newest is the best there is to name.
+  folder_.save(step_, is_best || !best_step_, [&](const std::filesystem::path& directory) {
     hooks_.save_model(directory, result);
     save_trainer_state(directory, state);
   });
@@ -223,8 +223,9 @@ void Trainer::fail_not_finite(const std::string& what, bool weights_are_sound) {
   }
   const std::optional<int64_t> last = folder_.last();
   const std::string kept =
-      last ? fmt::format("the checkpoint of step {} is kept in {}", *last, folder_.checkpoint_path(*last).string())
-           : "there is no checkpoint yet";
+      !last || (*last == step_ && !weights_are_sound)
+          ? "there is no good checkpoint yet"
+          : fmt::format("the checkpoint of step {} is kept in {}", *last, folder_.checkpoint_path(*last).string());
   throw Error(
       fmt::format("step {}: {}, so the run ends here; {}. A lower --lr, a longer --warmup or --grad-clip 1 may help",
                   step_, what, kept));

@@ -209,6 +209,43 @@ TEST(Trainer, EndsWithTheLastGoodCheckpoint) {
   }
 }
 
+TEST(Trainer, BestIsNamedBeforeAnythingIsHeldOut) {
+  const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
+  const TemporaryDirectory place;
+  RunFolder folder = RunFolder::create(place / "run", Json::object());
+  models::MambaLM model = tiny_model();
+  Settings s = quick_settings();
+  s.save_every = 1;
+  s.eval_every = 4;
+  std::vector<std::optional<int64_t>> best;
+  Hooks hooks = no_model_files();
+  hooks.on_checkpoint = [&] { best.push_back(folder.best()); };
+  hooks.should_stop = [&] { return best.size() == 4; };
+  Trainer trainer(model, all_of(model), Batches(windows, {.batch_size = 2}), windows, s, folder, hooks);
+  EXPECT_EQ(trainer.run(), Outcome::kStopped);
+  EXPECT_EQ(best, (std::vector<std::optional<int64_t>>{1, 2, 3, 4}));
+  EXPECT_EQ(folder.checkpoints(), (std::vector<int64_t>{3, 4}));
+}
+
+// The very first step's weights overflow: they are no good checkpoint, and the message calls them none.
+TEST(Trainer, EndsWithoutAGoodCheckpoint) {
+  const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
+  const TemporaryDirectory place;
+  RunFolder folder = RunFolder::create(place / "run", Json::object());
+  models::MambaLM model = tiny_model();
+  Settings s = quick_settings();
+  s.save_every = 1;
+  s.schedule = "constant";
+  s.lr = 1e30;
+  Trainer trainer(model, all_of(model), Batches(windows, {.batch_size = 2}), std::nullopt, s, folder, no_model_files());
+  try {
+    trainer.run();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("there is no good checkpoint yet"), std::string::npos) << error.what();
+  }
+}
+
 TEST(Trainer, EndsWhenTheHeldOutLossIsNotFinite) {
   const Windows windows(Dataset::from_tokens(some_tokens(400), kVocab), 16);
   const TemporaryDirectory place;
