@@ -3,7 +3,7 @@
 namespace mamba::cli {
 
 std::string json_line(const OrderedJson& value) {
-  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+  return printable_json(value) + "\n";
 }
 
 }  // namespace mamba::cli

@@ -30,7 +30,7 @@ std::string changed(const std::string& name, const Json& before, const Json& now
   }
   const bool by_default = before.is_null() || before == -1;  // a warm-up that follows from the steps
   return fmt::format("{} was {} when the run began and is {} now: leave it {}", option,
-                     by_default ? "left out" : before.dump(), now.dump(), by_default ? "out" : "as it was");
+                     by_default ? "left out" : json_text(before), json_text(now), by_default ? "out" : "as it was");
 }
 
 }  // namespace

@@ -141,7 +141,7 @@ class Report {
     for (const train::Sample& s : samples_) {
       list.push_back({{"step", s.step}, {"prompt", s.prompt}, {"text", s.text}});
     }
-    write_file(samples_path(), list.dump(2) + "\n");
+    write_file(samples_path(), json_text(list, 2) + "\n");
   }
 
   void write() const {
@@ -286,7 +286,8 @@ Training whole_model(const RunPlan& plan, models::MambaLM& model, fs::path token
                 if (const fs::path kept = run_tokenizer(plan); !kept.empty()) {
                   text::copy_tokenizer_files(kept, directory);
                 }
-                write_file(directory / "config.json", models::hugging_face_config(config, "float32").dump(2) + "\n");
+                write_file(directory / "config.json",
+                           json_text(models::hugging_face_config(config, "float32"), 2) + "\n");
               },
           .after_save = {},
           .tokenizer = std::move(tokenizer)};

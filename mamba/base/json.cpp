@@ -34,11 +34,6 @@ void check_depth(std::string_view text, const std::string& file, int64_t base_of
   }
 }
 
-std::string shown(const Json& value) {
-  const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  return text.size() <= 60 ? text : text.substr(0, 57) + "...";
-}
-
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& file, int64_t base_offset) {
@@ -55,6 +50,27 @@ Json parse_json(std::string_view text, const std::string& file, int64_t base_off
 
 Json read_json(const std::filesystem::path& path) {
   return parse_json(read_file(path), path.string());
+}
+
+OrderedJson parse_ordered_json(std::string_view text) {
+  return OrderedJson::parse(text.begin(), text.end());
+}
+
+std::string json_text(const Json& json, int indent) {
+  return json.dump(indent);
+}
+
+std::string json_text(const OrderedJson& json, int indent) {
+  return json.dump(indent);
+}
+
+std::string printable_json(const OrderedJson& json) {
+  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+std::string shown_json(const Json& value) {
+  const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  return text.size() <= 60 ? text : text.substr(0, 57) + "...";
 }
 
 JsonObject::JsonObject(const Json& value, std::string file, std::string prefix)
@@ -101,7 +117,7 @@ int64_t JsonObject::integer(const std::string& key, int64_t low, int64_t high) c
     valid = true;
   }
   if (!valid || number < low || number > high) {
-    fail(fmt::format("field {} must be an integer from {} to {} but is {}", name(key), low, high, shown(value)));
+    fail(fmt::format("field {} must be an integer from {} to {} but is {}", name(key), low, high, shown_json(value)));
   }
   return number;
 }
@@ -116,7 +132,7 @@ double JsonObject::number_or(const std::string& key, double fallback, double low
     return fallback;
   }
   if (!value->is_number() || !(value->get<double>() >= low && value->get<double>() <= high)) {
-    fail(fmt::format("field {} must be a number from {} to {} but is {}", name(key), low, high, shown(*value)));
+    fail(fmt::format("field {} must be a number from {} to {} but is {}", name(key), low, high, shown_json(*value)));
   }
   return value->get<double>();
 }
@@ -127,7 +143,7 @@ bool JsonObject::boolean_or(const std::string& key, bool fallback) const {
     return fallback;
   }
   if (!value->is_boolean()) {
-    fail(fmt::format("field {} must be true or false but is {}", name(key), shown(*value)));
+    fail(fmt::format("field {} must be true or false but is {}", name(key), shown_json(*value)));
   }
   return value->get<bool>();
 }
@@ -135,7 +151,7 @@ bool JsonObject::boolean_or(const std::string& key, bool fallback) const {
 std::string JsonObject::string(const std::string& key) const {
   const Json& value = required(key);
   if (!value.is_string()) {
-    fail(fmt::format("field {} must be a string but is {}", name(key), shown(value)));
+    fail(fmt::format("field {} must be a string but is {}", name(key), shown_json(value)));
   }
   return value.get<std::string>();
 }

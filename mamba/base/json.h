@@ -14,6 +14,7 @@
 namespace mamba {
 
 using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;  // fields stay in the order in which they came
 
 // Parses `text`; throws ParseError{file, offset} on bad syntax, on nesting deeper than 256 (the parser's recursion
 // would end on the stack) and on invalid UTF-8. `base_offset` is where `text` starts in the file.
@@ -21,6 +22,21 @@ Json parse_json(std::string_view text, const std::string& file, int64_t base_off
 
 // The whole file, parsed. Throws Error when it cannot be read.
 Json read_json(const std::filesystem::path& path);
+
+// Throws Json::exception: for text that is known to be sound.
+OrderedJson parse_ordered_json(std::string_view text);
+
+// On one line, or in lines with `indent` more spaces for each level. Throws Json::exception for a string that is not
+// UTF-8. A function rather than dump(), for which every source that calls it compiles the whole writer again; and so
+// for parse_json().
+std::string json_text(const Json& json, int indent = -1);
+std::string json_text(const OrderedJson& json, int indent = -1);
+
+// On one line, with U+FFFD in place of what is not UTF-8.
+std::string printable_json(const OrderedJson& json);
+
+// For messages: ASCII, and no more than 60 characters of it.
+std::string shown_json(const Json& value);
 
 // Typed access to one JSON object, with errors that name the file and the field:
 // `config.json: field "d_model" must be an integer from 1 to 65536 but is "wide"`.

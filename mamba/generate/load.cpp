@@ -173,7 +173,7 @@ void save_converted(models::MambaLM& model, mx::Dtype weights, std::optional<mx:
   }
   // Last: a reader takes a folder with a config.json for whole.
   write_file(directory / "config.json",
-             models::hugging_face_config(model.config(), models::dtype_name(weights)).dump(2) + "\n");
+             json_text(models::hugging_face_config(model.config(), models::dtype_name(weights)), 2) + "\n");
 }
 
 }  // namespace mamba::generate

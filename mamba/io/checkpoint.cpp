@@ -74,7 +74,7 @@ class ShardedSource final : public TensorSource {
  private:
   void read_metadata(const Json& json) {
     for (const auto& [key, value] : json.items()) {
-      metadata_[key] = value.is_string() ? value.get<std::string>() : value.dump();
+      metadata_[key] = value.is_string() ? value.get<std::string>() : json_text(value);
     }
   }
 

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "mamba/base/error.h"
+#include "mamba/base/json.h"
 #include "mamba/io/dtype.h"
 
 namespace mamba::io {
@@ -18,8 +18,6 @@ namespace mamba::io {
 namespace mx = mlx::core;
 
 namespace {
-
-using Json = nlohmann::json;
 
 // An iterator that tells how far the parser has come.
 class TrackedChar {

@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <cctype>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
 #include "mamba/base/error.h"
 #include "mamba/base/file.h"
+#include "mamba/base/json.h"
 #include "mamba/io/dtype.h"
 #include "mamba/io/safetensors.h"
 
@@ -21,8 +21,6 @@ namespace mx = mlx::core;
 namespace fs = std::filesystem;
 
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr size_t kDataAlignment = 64;
 constexpr size_t kWriteBytes = size_t{64} << 20;  // between two calls of the progress function
@@ -37,7 +35,7 @@ uint64_t bytes_of(const TensorToSave& tensor) {
 
 std::string json_string(const std::string& text) {
   try {
-    return Json(text).dump();
+    return json_text(Json(text));
   } catch (const Json::exception&) {
     throw UsageError(fmt::format("{} is not valid UTF-8 and cannot be a name in a safetensors file", quote(text)));
   }
@@ -239,7 +237,7 @@ void save_checkpoint(const fs::path& directory, std::vector<TensorToSave> tensor
   if (count > 1) {
     const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", std::move(weight_map)}};
     files.push_back(std::make_unique<AtomicFile>(directory / "model.safetensors.index.json"));
-    files.back()->write(index.dump(2) + "\n");
+    files.back()->write(json_text(index, 2) + "\n");
     written.insert("model.safetensors.index.json");
   }
   for (const auto& file : files) {

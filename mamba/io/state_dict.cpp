@@ -1,11 +1,11 @@
 #include "mamba/io/state_dict.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
 #include "mamba/base/error.h"
+#include "mamba/base/json.h"
 
 namespace mamba::io {
 
@@ -20,9 +20,9 @@ constexpr int kMaxWrappers = 4;
 
 bool valid_utf8(std::string_view text) {
   try {
-    (void)nlohmann::json(text).dump();
+    (void)json_text(Json(text));
     return true;
-  } catch (const nlohmann::json::exception&) {
+  } catch (const Json::exception&) {
     return false;
   }
 }

@@ -39,7 +39,7 @@ std::string load_message(const std::function<void(std::map<std::string, mx::arra
   MambaLM model = small_model();
   std::map<std::string, mx::array> tensors = nn::parameters(model);
   change(tensors);
-  write_file(folder / "config.json", hugging_face_config(config.value_or(small_config()), "float32").dump());
+  write_file(folder / "config.json", json_text(hugging_face_config(config.value_or(small_config()), "float32")));
   io::save_safetensors(folder / "model.safetensors", io::to_save(tensors));
   std::string message = message_of([&] { load_model(folder.path()); });
   const std::string prefix = folder.path().string() + "/";

@@ -11,8 +11,6 @@ namespace mamba::models {
 
 namespace {
 
-using OrderedJson = nlohmann::ordered_json;
-
 constexpr int kMaxRank = 1 << 20;
 constexpr double kMaxAlpha = 1e9;
 constexpr const char* kAllLinear = "all-linear";
@@ -29,20 +27,14 @@ constexpr std::array kRefused = {"use_dora",          "modules_to_save",
 // Ways to begin that leave the weights in front of which the adapter stands as they are.
 constexpr std::array kPlainStarts = {"gaussian", "eva", "orthogonal"};
 
-std::string shown(const Json& value) {
-  constexpr size_t kShown = 60;
-  const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  return text.size() <= kShown ? text : text.substr(0, kShown - 3) + "...";
-}
-
 bool says_nothing(const Json& value) {
   return value.is_null() || value == Json(false) || ((value.is_structured() || value.is_string()) && value.empty());
 }
 
 void refuse_what_is_not_done(const JsonObject& json) {
   const auto refuse = [&](const char* field, const std::string& remedy) {
-    json.fail(
-        fmt::format("field {} is {}, which is not supported: {}", quote(field), shown(json.json().at(field)), remedy));
+    json.fail(fmt::format("field {} is {}, which is not supported: {}", quote(field), shown_json(json.json().at(field)),
+                          remedy));
   };
   const std::string type = json.string("peft_type");
   if (type != "LORA") {
@@ -70,7 +62,7 @@ std::vector<std::string> strings(const JsonObject& json, const char* field, cons
   std::vector<std::string> out;
   for (const Json& item : list) {
     if (!item.is_string() || item.get<std::string>().empty()) {
-      json.fail(fmt::format("field {} must list names but holds {}", quote(field), shown(item)));
+      json.fail(fmt::format("field {} must list names but holds {}", quote(field), shown_json(item)));
     }
     out.push_back(item.get<std::string>());
   }
@@ -86,7 +78,7 @@ ModuleSelection selection(const JsonObject& json, const char* field) {
     return {.names = strings(json, field, *value)};
   }
   if (!value->is_string()) {
-    json.fail(fmt::format("field {} must be a list of names or a string but is {}", quote(field), shown(*value)));
+    json.fail(fmt::format("field {} must be a list of names or a string but is {}", quote(field), shown_json(*value)));
   }
   const auto text = value->get<std::string>();
   std::string lower = text;
@@ -111,7 +103,7 @@ std::vector<int> layers(const JsonObject& json) {
   if (const Json* pattern = json.find("layers_pattern"); pattern != nullptr && !says_nothing(*pattern)) {
     const Json names = pattern->is_array() ? *pattern : Json::array({*pattern});
     if (std::find(names.begin(), names.end(), Json("layers")) == names.end()) {
-      json.fail(fmt::format("field \"layers_pattern\" must name \"layers\" but is {}", shown(*pattern)));
+      json.fail(fmt::format("field \"layers_pattern\" must name \"layers\" but is {}", shown_json(*pattern)));
     }
   }
   const Json list = value->is_array() ? *value : Json::array({*value});
@@ -163,7 +155,7 @@ OrderedJson text_or_null(const std::string& text) {
 LoraConfig parse_adapter_config(const std::string& text, const std::string& file) {
   const Json parsed = parse_json(text, file);  // bounds the depth for the second reading below
   const JsonObject json(parsed, file);
-  const OrderedJson ordered = OrderedJson::parse(text);
+  const OrderedJson ordered = parse_ordered_json(text);
   refuse_what_is_not_done(json);
   LoraConfig config;
   config.rank = static_cast<int>(json.integer_or("r", 8, 1, kMaxRank));
@@ -229,7 +221,7 @@ std::string adapter_config_text(const LoraConfig& config) {
       {"modules_to_save", nullptr},
       {"use_dora", false},
   };
-  return json.dump(2) + "\n";
+  return json_text(json, 2) + "\n";
 }
 
 }  // namespace mamba::models

@@ -48,9 +48,9 @@ std::string parse_message(const std::string& text) {
 
 // A configuration in which some fields are set otherwise.
 std::string with(const std::string& fields) {
-  Json json = Json::parse(R"({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["in_proj"]})");
-  json.update(Json::parse(fields));
-  return json.dump();
+  Json json = parse_json(R"({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["in_proj"]})", "test");
+  json.update(parse_json(fields, "test"));
+  return json_text(json);
 }
 
 TEST(AdapterConfig, ReadsWhatPeftWrites) {
@@ -99,7 +99,7 @@ TEST(AdapterConfig, RefusesWhatIsNotDoneByName) {
         R"({"layer_replication": [[0, 1]]})", R"({"lora_bias": true})", R"({"use_qalora": true})",
         R"({"init_lora_weights": "pissa"})", R"({"init_lora_weights": "olora"})", R"({"trainable_token_indices": [1]})",
         R"({"target_parameters": ["A_log"]})"}) {
-    const std::string field = Json::parse(fields).begin().key();
+    const std::string field = parse_json(fields, "test").begin().key();
     const std::string message = parse_message(with(fields));
     EXPECT_EQ(message.find("a.json: field \"" + field + "\" is "), 0u) << message;
     EXPECT_NE(message.find("not supported"), std::string::npos) << message;
@@ -130,7 +130,7 @@ TEST(AdapterConfig, NamesTheFieldThatIsWrong) {
                              R"({"layers_to_transform": [-1]})",
                              R"({"layers_to_transform": ["x"]})",
                              R"({"base_model_name_or_path": 5})"}) {
-    const std::string field = Json::parse(fields).begin().key();
+    const std::string field = parse_json(fields, "test").begin().key();
     const std::string message = parse_message(with(fields));
     EXPECT_NE(message.find(field), std::string::npos) << fields << " gave: " << message;
     EXPECT_EQ(message.find("a.json: "), 0u) << message;

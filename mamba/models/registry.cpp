@@ -21,7 +21,7 @@ MambaLM load_model(const std::filesystem::path& directory, std::optional<mx::Dty
 void save_model(MambaLM& model, const std::filesystem::path& directory) {
   io::save_checkpoint(directory, parameters_to_save(model));
   const Json config = hugging_face_config(model.config(), dtype_name(model.dtype()));
-  write_file(directory / "config.json", config.dump(2) + "\n");
+  write_file(directory / "config.json", json_text(config, 2) + "\n");
 }
 
 mx::Dtype parse_dtype(const std::string& name) {

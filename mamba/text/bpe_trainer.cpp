@@ -124,7 +124,7 @@ std::string BpeTrainer::train(const ProgressFn& progress) const {
     }
   });
 
-  using Ordered = nlohmann::ordered_json;  // a vocabulary is read by people, in the order of its ids
+  using Ordered = OrderedJson;  // a vocabulary is read by people, in the order of its ids
   Ordered merges = Ordered::array();
   std::unordered_map<std::string, int32_t> ids;
   for (const std::string& token : tokens) {
@@ -158,7 +158,7 @@ std::string BpeTrainer::train(const ProgressFn& progress) const {
   }
   std::string vocab = "{";
   for (size_t id = 0; id < tokens.size(); ++id) {
-    vocab += fmt::format("{}{}: {}", id == 0 ? "" : ", ", Ordered(tokens[id]).dump(), id);
+    vocab += fmt::format("{}{}: {}", id == 0 ? "" : ", ", json_text(Ordered(tokens[id])), id);
   }
   vocab += "}";
 
@@ -175,38 +175,36 @@ std::string BpeTrainer::train(const ProgressFn& progress) const {
   const Ordered byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
   // The vocabulary is put in as text: the library looks for each new key among all before it.
-  const std::string head = Ordered{{"version", "1.0"},
-                                   {"truncation", nullptr},
-                                   {"padding", nullptr},
-                                   {"added_tokens", added},
-                                   {"normalizer", nullptr},
-                                   {"pre_tokenizer", byte_level},
-                                   {"post_processor", byte_level},
-                                   {"decoder", byte_level}}
-                               .dump();
-  const std::string model = Ordered{
-      {"type", "BPE"},
-      {"dropout", nullptr},
-      {"unk_token", nullptr},
-      {"continuing_subword_prefix", nullptr},
-      {"end_of_word_suffix", nullptr},
-      {"fuse_unk", false},
-      {"byte_fallback", false},
-      {"ignore_merges", false}}.dump();
+  const std::string head = json_text(Ordered{{"version", "1.0"},
+                                             {"truncation", nullptr},
+                                             {"padding", nullptr},
+                                             {"added_tokens", added},
+                                             {"normalizer", nullptr},
+                                             {"pre_tokenizer", byte_level},
+                                             {"post_processor", byte_level},
+                                             {"decoder", byte_level}});
+  const std::string model = json_text(Ordered{{"type", "BPE"},
+                                              {"dropout", nullptr},
+                                              {"unk_token", nullptr},
+                                              {"continuing_subword_prefix", nullptr},
+                                              {"end_of_word_suffix", nullptr},
+                                              {"fuse_unk", false},
+                                              {"byte_fallback", false},
+                                              {"ignore_merges", false}});
   return fmt::format("{},\n\"model\": {},\n\"vocab\": {},\n\"merges\": {}}}}}\n", head.substr(0, head.size() - 1),
-                     model.substr(0, model.size() - 1), vocab, merges.dump());
+                     model.substr(0, model.size() - 1), vocab, json_text(merges));
 }
 
 std::string BpeTrainer::config() const {
-  nlohmann::ordered_json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
-                                   {"add_prefix_space", false},
-                                   {"clean_up_tokenization_spaces", false}};
+  OrderedJson config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                        {"add_prefix_space", false},
+                        {"clean_up_tokenization_spaces", false}};
   if (!options_.special_tokens.empty()) {
     for (const char* role : {"bos_token", "eos_token", "pad_token"}) {
       config[role] = options_.special_tokens.front();
     }
   }
-  return config.dump(2) + "\n";
+  return json_text(config, 2) + "\n";
 }
 
 }  // namespace mamba::text

@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "mamba/base/error.h"
+#include "mamba/base/json.h"
 #include "mamba/text/jinja/interpreter.h"
 #include "mamba/text/jinja/parser.h"
 #include "mamba/text/jinja/strings.h"
 
 namespace mamba::text {
 
-using Json = nlohmann::ordered_json;
+using Json = OrderedJson;
 
 namespace {
 

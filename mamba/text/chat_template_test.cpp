@@ -8,16 +8,17 @@
 
 #include "mamba/base/error.h"
 #include "mamba/base/file.h"
+#include "mamba/base/json.h"
 
 namespace mamba::text {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = OrderedJson;
 using testing::HasSubstr;
 
 const Json& expected() {
   static const Json json =
-      Json::parse(read_file(std::filesystem::path(MAMBA_SOURCE_DIR) / "tests/golden/chat/expected.json"));
+      parse_ordered_json(read_file(std::filesystem::path(MAMBA_SOURCE_DIR) / "tests/golden/chat/expected.json"));
   return json;
 }
 
@@ -145,7 +146,7 @@ TEST(ChatTemplate, KnowsWhichPartsAreAnswers) {
   EXPECT_EQ(marked(ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
                                 "{% if add_generation_prompt %}assistant: {% endif %}",
                                 "plain"),
-                   Json::parse(R"([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])")),
+                   parse_ordered_json(R"([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])")),
             "user: x\nassistant: [[y\n]]");
 }
 

@@ -32,7 +32,7 @@ Json byte_tokenizer() {
 }
 
 Tokenizer loaded(const Json& json) {
-  return Tokenizer::from_json_text(json.dump(), "tokenizer.json");
+  return Tokenizer::from_json_text(json_text(json), "tokenizer.json");
 }
 
 std::vector<int32_t> ids_of(std::string_view bytes) {
@@ -122,7 +122,7 @@ TEST(StreamDecoder, PiecesAreWholeAndAddUpForEveryDecoder) {
     Json json = byte_tokenizer();
     json["decoder"] = chain.is_null() ? chain : Json{{"type", "Sequence"}, {"decoders", chain}};
     const Tokenizer tokenizer = loaded(json);
-    SCOPED_TRACE(chain.dump());
+    SCOPED_TRACE(json_text(chain));
     for (int round = 0; round < 300; ++round) {
       std::vector<int32_t> ids;
       const size_t count = random() % 12;

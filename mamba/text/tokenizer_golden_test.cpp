@@ -116,7 +116,7 @@ void check_expected(const Tokenizer& tokenizer, const Json& expected, bool lossy
 Tokenizer case_tokenizer(const Json& item) {
   Json json = golden(item.at("base").get<std::string>());
   json.merge_patch(item.at("patch"));
-  return Tokenizer::from_json_text(json.dump(), item.at("name").get<std::string>() + ".json");
+  return Tokenizer::from_json_text(json_text(json), item.at("name").get<std::string>() + ".json");
 }
 
 class GoldenCase : public testing::TestWithParam<std::string> {};

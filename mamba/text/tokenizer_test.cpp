@@ -27,7 +27,7 @@ Json base() {
 }
 
 Tokenizer load(const Json& json) {
-  return Tokenizer::from_json_text(json.dump(), "tokenizer.json");
+  return Tokenizer::from_json_text(json_text(json), "tokenizer.json");
 }
 
 Tokenizer patched(const Json& patch) {

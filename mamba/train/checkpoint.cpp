@@ -30,7 +30,7 @@ void save_trainer_state(const fs::path& directory, const TrainerState& state) {
     json["best_loss"] = *state.best_loss;
     json["best_step"] = *state.best_step;
   }
-  write_file(directory / kTrainer, json.dump(2) + "\n");
+  write_file(directory / kTrainer, json_text(json, 2) + "\n");
 }
 
 TrainerState load_trainer_state(const fs::path& directory) {

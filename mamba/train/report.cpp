@@ -158,7 +158,7 @@ void add_rows(const Json& value, const std::string& name, std::string& out) {
     }
     return;
   }
-  const std::string shown = value.is_string() ? value.get<std::string>() : value.dump();
+  const std::string shown = value.is_string() ? value.get<std::string>() : json_text(value);
   out += fmt::format("<tr><td>{}</td><td>{}</td></tr>", escaped(name), escaped(shown));
 }
 

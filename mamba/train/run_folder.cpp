@@ -118,7 +118,7 @@ Json RunFolder::config() const {
 }
 
 void RunFolder::write_config(const Json& config) {
-  write_file(path_ / kConfig, config.dump(2) + "\n");
+  write_file(path_ / kConfig, json_text(config, 2) + "\n");
 }
 
 std::vector<int64_t> RunFolder::checkpoints() const {
@@ -222,7 +222,7 @@ void RunFolder::keep(int64_t count) {
 
 void RunFolder::append_metrics(const Json& line) {
   const fs::path file = path_ / kMetrics;
-  const std::string text = line.dump() + "\n";
+  const std::string text = json_text(line) + "\n";
   const int fd = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
   check(fd >= 0, "{}: cannot be written: {}", file.string(), std::strerror(errno));
   struct stat before = {};

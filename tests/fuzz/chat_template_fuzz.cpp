@@ -4,11 +4,12 @@
 #include <string_view>
 
 #include "mamba/base/error.h"
+#include "mamba/base/json.h"
 #include "mamba/text/chat_template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using mamba::text::ChatTemplate;
-  static const auto messages = nlohmann::ordered_json::parse(R"([
+  static const auto messages = mamba::parse_ordered_json(R"([
     {"role": "system", "content": "Be brief."}, {"role": "user", "content": " 5 > 4?\n"},
     {"role": "assistant", "content": "Ja, gr\u00f6\u00dfer.", "tool_calls": [{"name": "f", "arguments": {"x": [1, 2.5]}}]},
     {"role": "user", "content": ""}, {"role": "assistant", "content": "<think>x</think>y"}])");

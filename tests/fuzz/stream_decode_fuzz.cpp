@@ -1,9 +1,9 @@
 // Bytes cut into tokens anywhere: no piece ends inside a character, and together they are the text.
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "mamba/base/json.h"
 #include "mamba/text/byte_alphabet.h"
 #include "mamba/text/stream_decoder.h"
 #include "mamba/text/tokenizer.h"
@@ -15,7 +15,7 @@ using namespace mamba::text;
 
 // Ids 0 to 255 are single bytes; the others have two, three and four.
 Tokenizer make_tokenizer() {
-  nlohmann::json vocabulary = nlohmann::json::object();
+  mamba::Json vocabulary = mamba::Json::object();
   const auto add = [&](const std::string& bytes, int id) {
     std::string token;
     append_as_characters(token, bytes);
@@ -28,10 +28,9 @@ Tokenizer make_tokenizer() {
   add("\x98\x80 ", 257);
   add("\xc3\xa9\xe2\x82", 258);
   add("a\xff", 259);
-  const nlohmann::json json = {
-      {"decoder", {{"type", "ByteLevel"}}},
-      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::json::array()}}}};
-  return Tokenizer::from_json_text(json.dump(), "tokenizer.json");
+  const mamba::Json json = {{"decoder", {{"type", "ByteLevel"}}},
+                            {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", mamba::Json::array()}}}};
+  return Tokenizer::from_json_text(mamba::json_text(json), "tokenizer.json");
 }
 
 void require(bool condition) {

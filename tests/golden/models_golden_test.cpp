@@ -248,7 +248,7 @@ TEST(SamplingGolden, DistributionsAreThoseOfTransformers) {
     const auto expected_rows = by_logit(probabilities);
     const auto got_rows = by_logit(got);
     for (size_t i = 0; i < got_rows.size(); ++i) {
-      EXPECT_NEAR(std::get<2>(got_rows[i]), std::get<2>(expected_rows[i]), 1e-6) << one.dump();
+      EXPECT_NEAR(std::get<2>(got_rows[i]), std::get<2>(expected_rows[i]), 1e-6) << json_text(one);
     }
     ++compared;
   }

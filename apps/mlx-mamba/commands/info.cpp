@@ -79,8 +79,7 @@ OrderedJson describe(const generate::LoadedModel& loaded, const std::string& nam
 }
 
 std::string text_of(const OrderedJson& value) {
-  return value.is_string() ? value.get<std::string>()
-                           : value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  return value.is_string() ? value.get<std::string>() : printable_json(value);
 }
 
 void print_lines(const OrderedJson& info) {

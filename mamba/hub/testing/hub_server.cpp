@@ -3,11 +3,11 @@
 #include <httplib.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "mamba/base/error.h"
 #include "mamba/base/file.h"
+#include "mamba/base/json.h"
 #include "mamba/hub/checksum.h"
 
 namespace mamba::hub::testing {
@@ -241,9 +241,9 @@ void HubServer::answer_hub(const httplib::Request& request, httplib::Response& r
 
 void HubServer::answer_info(const Repo& repo, const std::string& commit, httplib::Response& response,
                             const Faults& faults) {
-  nlohmann::json siblings = nlohmann::json::array();
+  Json siblings = Json::array();
   for (const auto& [name, content] : *repo.commits.at(commit)) {
-    nlohmann::json entry{{"rfilename", name}};
+    Json entry{{"rfilename", name}};
     if (!faults.hide_sizes) {
       entry["size"] = content.size();
       entry["blobId"] = Checksum::git_blob(0).hex();
@@ -255,9 +255,9 @@ void HubServer::answer_info(const Repo& repo, const std::string& commit, httplib
     }
     siblings.push_back(entry);
   }
-  const nlohmann::json info{{"sha", faults.commit.empty() ? commit : faults.commit}, {"siblings", siblings}};
+  const Json info{{"sha", faults.commit.empty() ? commit : faults.commit}, {"siblings", siblings}};
   response.status = 200;
-  response.set_content(faults.info.empty() ? info.dump() : faults.info, "application/json");
+  response.set_content(faults.info.empty() ? json_text(info) : faults.info, "application/json");
 }
 
 void HubServer::answer_file(const httplib::Request& request, httplib::Response& response, const Faults& faults,

@@ -45,7 +45,7 @@ std::optional<Record> parse_record(std::string_view line, const std::string& pla
   } else {
     check_messages(object, *object.find("messages"));
     // Once more, in the file's order, in which templates write tools and calls; the line is known to be sound.
-    nlohmann::ordered_json ordered = nlohmann::ordered_json::parse(line);
+    OrderedJson ordered = parse_ordered_json(line);
     record.messages = std::move(ordered["messages"]);
     for (auto& message : record.messages) {
       if (!message.contains("content") || message["content"].is_null()) {

@@ -43,7 +43,7 @@ class PackedExamples : public testing::Test {
                          {.vocab_size = 65536, .tokenizer = kTokenizer, .cache = folder_ / "cache"});
   }
   static std::string line(const std::string& prompt, const std::string& completion) {
-    return Json({{"prompt", prompt}, {"completion", completion}}).dump() + "\n";
+    return json_text(Json({{"prompt", prompt}, {"completion", completion}})) + "\n";
   }
   static std::string many(int count) {
     std::string lines;

@@ -145,7 +145,7 @@ void TokenCacheWriter::commit(const std::string& identity) {
                      {"examples", counts_.examples},
                      {"tokens", counts_.tokens},
                      {"largest_id", counts_.largest_id}};
-  write_file(folder_ / kMeta, Json({{"cache", meta}, {"checksum", fingerprint_of(meta.dump())}}).dump(1));
+  write_file(folder_ / kMeta, json_text(Json({{"cache", meta}, {"checksum", fingerprint_of(json_text(meta))}}), 1));
 }
 
 std::optional<TokenCache> TokenCache::open(const fs::path& folder, const std::string& identity) {
@@ -157,7 +157,7 @@ std::optional<TokenCache> TokenCache::open(const fs::path& folder, const std::st
     const Json json = read_json(folder / kMeta);
     const JsonObject whole(json, kMeta);
     const JsonObject meta = whole.object("cache");
-    if (whole.string("checksum") != fingerprint_of(meta.json().dump()) ||
+    if (whole.string("checksum") != fingerprint_of(json_text(meta.json())) ||
         meta.integer("format", 0, INT32_MAX) != kFormat || meta.string("identity") != identity) {
       return std::nullopt;
     }

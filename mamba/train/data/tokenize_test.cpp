@@ -196,7 +196,7 @@ TEST_F(TokenizeTest, OfConversationsTheAnswersAreLearnt) {
       "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '<end>' }}{% endfor %}"
       "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
   write_file(folder_ / "other" / "tokenizer_config.json",
-             Json({{"chat_template", chatml}, {"eos_token", "<|endoftext|>"}}).dump());
+             json_text(Json({{"chat_template", chatml}, {"eos_token", "<|endoftext|>"}})));
   cache = run({"a.jsonl"});
   EXPECT_EQ(decoded(tokenizer_, cache, 1), "Hello!<end>Farewell.<end>");
   EXPECT_EQ(decoded(tokenizer_, cache, 0), "<system>Be brief.<end><user>Hi<end><assistant><user>Bye<end><assistant>");
