@@ -12,7 +12,11 @@ endif()
 if(MAMBA_SANITIZE)
   # A fuzzer's counters of paths go where a fuzz target looks for them alone (FUZZED).
   string(REPLACE ",fuzzer-no-link" "" _mamba_sanitizers "${MAMBA_SANITIZE}")
-  add_compile_options(-fsanitize=${_mamba_sanitizers} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
+  add_compile_options(-fsanitize=${_mamba_sanitizers} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  if(NOT MAMBA_SANITIZE MATCHES fuzzer)
+    # Findings name lines. A tenth of the time to compile: continuous integration does with the names of functions.
+    add_compile_options(-g1)
+  endif()
   add_compile_definitions(MAMBA_SANITIZED)
   add_link_options(-fsanitize=${MAMBA_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
@@ -52,13 +56,39 @@ function(mamba_compile_quickly target)
   endif()
 endfunction()
 
+set(MAMBA_HEADERS
+  <algorithm> <chrono> <cmath> <cstdint> <cstring> <filesystem> <functional> <map> <memory> <optional> <string> <string_view>
+  <utility> <vector> <fmt/format.h> <mlx/array.h> <mlx/ops.h> <mlx/random.h> <mlx/transforms.h> <mlx/utils.h>
+  <nlohmann/json.hpp>)
+
 # mamba_precompile_headers(target headers...): reads what most sources include once for all of them.
 function(mamba_precompile_headers target)
   if(MAMBA_PRECOMPILED_HEADERS)
-    target_precompile_headers(${target} PRIVATE
-      <algorithm> <chrono> <cmath> <cstdint> <cstring> <filesystem> <functional> <map> <memory> <optional> <string>
-      <string_view> <utility> <vector> <mlx/array.h> <mlx/ops.h> <mlx/random.h> <mlx/transforms.h> <mlx/utils.h> ${ARGN})
+    target_precompile_headers(${target} PRIVATE ${MAMBA_HEADERS} ${ARGN})
   endif()
+endfunction()
+
+# mamba_share_headers(target): the same for a library, together with all libraries that are compiled alike.
+function(mamba_share_headers target)
+  if(NOT MAMBA_PRECOMPILED_HEADERS)
+    return()
+  endif()
+  set(holder mamba_headers)
+  get_target_property(options ${target} COMPILE_OPTIONS)
+  if(options MATCHES fuzzer)
+    set(holder mamba_fuzzed_headers)
+  endif()
+  if(NOT TARGET ${holder})
+    file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/headers.cpp CONTENT "")
+    add_library(${holder} OBJECT ${CMAKE_BINARY_DIR}/headers.cpp)
+    mamba_target_defaults(${holder})
+    if(options MATCHES fuzzer)
+      mamba_fuzzed(${holder})
+    endif()
+    target_link_libraries(${holder} PRIVATE mlx fmt::fmt nlohmann_json::nlohmann_json Threads::Threads)
+    mamba_precompile_headers(${holder})
+  endif()
+  target_precompile_headers(${target} REUSE_FROM ${holder})
 endfunction()
 
 # mamba_add_layer(base [FUZZED] SOURCES a.cpp ... [LINKS targets...] [PRIVATE_LINKS targets...]): target mamba_<name>.
@@ -70,6 +100,7 @@ function(mamba_add_layer name)
   if(arg_FUZZED)
     mamba_fuzzed(mamba_${name})
   endif()
+  mamba_share_headers(mamba_${name})
   target_link_libraries(mamba_${name} PUBLIC ${arg_LINKS} PRIVATE ${arg_PRIVATE_LINKS})
   set_property(GLOBAL APPEND PROPERTY MAMBA_LAYERS mamba_${name})
 endfunction()
@@ -101,33 +132,37 @@ endfunction()
 
 function(mamba_test_defaults target)
   mamba_target_defaults(${target})
-  mamba_compile_quickly(${target})  # what is tested is optimised, the tests themselves need not be
   target_compile_definitions(${target} PRIVATE MAMBA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 endfunction()
 
-# mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...] [SHARDS n]): one GoogleTest program, one ctest
-# entry; n of them, <name>_1 and so on, where one would keep the others' processors waiting. COST is about how many seconds
-# it takes with sanitizers, where that is many: what takes long starts first.
+# mamba_add_test(name SOURCES ... [LINKS ...] [DEFINES ...] [LABELS ...] [SHARDS n] [COST seconds] [OPTIMIZED]): one
+# GoogleTest program, one ctest entry; n of them, <name>_1 and so on, where one would keep the others' processors waiting.
+# COST is about how many seconds it takes with sanitizers, where that is many: what takes long starts first. What is tested
+# is optimised; the tests themselves need not be, and are where they are OPTIMIZED.
 # Tests run with kernels required, so that a missing one is a failure and not a slow pass.
 function(mamba_add_test name)
   if(NOT MAMBA_BUILD_TESTS)
     return()
   endif()
-  cmake_parse_arguments(arg "" "TIMEOUT;SHARDS;COST" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "OPTIMIZED" "TIMEOUT;SHARDS;COST" "SOURCES;LINKS;DEFINES;LABELS" ${ARGN})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 300)
   endif()
   add_executable(${name} ${arg_SOURCES})
   mamba_test_defaults(${name})
+  if(NOT arg_OPTIMIZED)
+    mamba_compile_quickly(${name})
+  endif()
   target_link_libraries(${name} PRIVATE ${arg_LINKS} GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE ${arg_DEFINES})
-  if(MAMBA_PRECOMPILED_HEADERS)
+  if(MAMBA_PRECOMPILED_HEADERS AND NOT arg_OPTIMIZED)
     # Most tests have one source, so they share those of a program without a test.
     if(NOT TARGET mamba_test_headers)
       file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/test_headers.cpp CONTENT "")
       add_executable(mamba_test_headers ${CMAKE_BINARY_DIR}/test_headers.cpp)
       mamba_test_defaults(mamba_test_headers)
-      target_link_libraries(mamba_test_headers PRIVATE mlx GTest::gtest_main)
+      mamba_compile_quickly(mamba_test_headers)
+      target_link_libraries(mamba_test_headers PRIVATE mlx fmt::fmt nlohmann_json::nlohmann_json GTest::gtest_main)
       mamba_precompile_headers(mamba_test_headers <gmock/gmock.h> <gtest/gtest.h>)
     endif()
     target_precompile_headers(${name} REUSE_FROM mamba_test_headers)
@@ -181,17 +216,27 @@ function(mamba_add_fuzzer name source)
   set_tests_properties(fuzz_${name} PROPERTIES LABELS fuzz TIMEOUT 86400)
 endfunction()
 
-# mamba_embed_text(target file symbol): the file's bytes as `std::string_view mamba::embedded::<symbol>()`.
+# mamba_embed_text(target file symbol): the file's bytes as `std::string_view mamba::embedded::<symbol>()`. All that a target
+# embeds is one source: a compiler's start costs more than any of them.
 function(mamba_embed_text target file symbol)
-  set(out ${CMAKE_CURRENT_BINARY_DIR}/embedded_${symbol}.cpp)
   file(READ ${file} text)
-  file(CONFIGURE OUTPUT ${out} @ONLY CONTENT
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+  get_property(texts TARGET ${target} PROPERTY MAMBA_EMBEDDED)
+  if(NOT texts)
+    target_sources(${target} PRIVATE ${CMAKE_CURRENT_BINARY_DIR}/${target}_embedded.cpp)
+    set_source_files_properties(${CMAKE_CURRENT_BINARY_DIR}/${target}_embedded.cpp PROPERTIES
+      GENERATED ON SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
+    cmake_language(EVAL CODE "cmake_language(DEFER CALL mamba_write_embedded ${target})")
+  endif()
+  set_property(TARGET ${target} APPEND_STRING PROPERTY MAMBA_EMBEDDED
+               "std::string_view ${symbol}() { return R\"mamba_text(${text})mamba_text\"; }\n")
+endfunction()
+
+function(mamba_write_embedded target)
+  get_property(texts TARGET ${target} PROPERTY MAMBA_EMBEDDED)
+  file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${target}_embedded.cpp @ONLY CONTENT
 "#include <string_view>
 namespace mamba::embedded {
-std::string_view @symbol@() { return R\"mamba_text(@text@)mamba_text\"; }
-}  // namespace mamba::embedded
+@texts@}  // namespace mamba::embedded
 ")
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
-  target_sources(${target} PRIVATE ${out})
-  set_source_files_properties(${out} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 endfunction()

@@ -151,10 +151,9 @@ INSTANTIATE_TEST_SUITE_P(Targets, EveryTarget, ::testing::ValuesIn(targets()),
 std::vector<float> range(float low, float high, size_t count = 400000) {
   std::vector<float> numbers;
   std::mt19937 random(7);
-  std::uniform_real_distribution<float> exponent(-120.0f, 7.0f);
   for (size_t i = 0; i < count; ++i) {
     numbers.push_back(low + (high - low) * static_cast<float>(i) / static_cast<float>(count - 1));
-    const float size = std::exp2(exponent(random));
+    const float size = std::exp2(static_cast<float>(random() >> 8) * (127.0f / 0x1p24f) - 120.0f);
     const float other = (i % 2 == 0) ? size : -size;
     if (low <= other && other <= high) {
       numbers.push_back(other);
