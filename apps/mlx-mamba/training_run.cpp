@@ -290,6 +290,7 @@ Training whole_model(const RunPlan& plan, models::MambaLM& model, fs::path token
                            json_text(models::hugging_face_config(config, "float32"), 2) + "\n");
               },
           .after_save = {},
+          .on_step_back = {},
           .tokenizer = std::move(tokenizer)};
 }
 
@@ -314,6 +315,7 @@ int execute(RunPlan& plan, Training training) {
     report->add(step);
     progress->show(step);
   };
+  hooks.on_step_back = training.on_step_back;
   hooks.on_checkpoint = [&] {
     if (training.after_save) {
       training.after_save();

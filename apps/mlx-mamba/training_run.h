@@ -48,8 +48,9 @@ struct Training {
   train::Trainable trainable;
   // Writes the model's own files, config.json last, into a checkpoint's folder.
   std::function<void(const std::filesystem::path& directory, const nn::ParameterMap& parameters)> save;
-  std::function<void()> after_save;  // may be empty
-  std::filesystem::path tokenizer;   // tokenizer.json; empty: data must be token ids
+  std::function<void()> after_save;                                     // may be empty
+  std::function<void(const std::filesystem::path& good)> on_step_back;  // as train::Hooks has it
+  std::filesystem::path tokenizer;                                      // tokenizer.json; empty: data must be token ids
 };
 
 // Trains to the end or until a signal. Returns the exit code.

@@ -113,4 +113,11 @@ void save_adapter(MambaLM& model, const LoraConfig& config, const fs::path& dire
   write_file(directory / kAdapterConfig, adapter_config_text(config));
 }
 
+void copy_adapter(const fs::path& from, const fs::path& to) {
+  make_directories(to);
+  for (const std::string& name : {adapter_file_names().front(), std::string(kAdapterConfig)}) {
+    write_file(to / name, read_file(from / name));
+  }
+}
+
 }  // namespace mamba::models

@@ -31,4 +31,7 @@ LoraConfig load_adapter(MambaLM& model, const std::filesystem::path& directory);
 // Writes `model`'s adapter, which `config` describes. The configuration comes last, so that a folder with one is whole.
 void save_adapter(MambaLM& model, const LoraConfig& config, const std::filesystem::path& directory);
 
+// Writes what save_adapter() wrote to `from` to `to` as well.
+void copy_adapter(const std::filesystem::path& from, const std::filesystem::path& to);
+
 }  // namespace mamba::models

@@ -218,10 +218,14 @@ void Trainer::save(bool is_best) {
 
 void Trainer::fail_not_finite(const std::string& what, bool weights_are_sound) {
   // Weights that were saved before anything was computed with them are no good ones.
+  const std::optional<int64_t> saved = folder_.last();
   if (!weights_are_sound) {
     folder_.step_back(step_, !best_step_);
   }
   const std::optional<int64_t> last = folder_.last();
+  if (last != saved && hooks_.on_step_back) {
+    hooks_.on_step_back(folder_.checkpoint_path(*last));
+  }
   const std::string kept =
       !last || (*last == step_ && !weights_are_sound)
           ? "there is no good checkpoint yet"

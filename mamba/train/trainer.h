@@ -41,6 +41,9 @@ struct Hooks {
   std::function<void(const StepReport& report)> on_step;  // may be empty
   std::function<bool()> should_stop;                      // asked after each step; may be empty
   std::function<void()> on_checkpoint;                    // after each save; may be empty
+  // Before a run ends since its weights are no good ones: the newest checkpoint that has good ones, an earlier one than
+  // was saved last. May be empty.
+  std::function<void(const std::filesystem::path& good)> on_step_back;
 };
 
 // Throws UsageError for a quantised model: steps are smaller than what its codes tell apart.

@@ -199,11 +199,16 @@ TEST(Trainer, EndsWithTheLastGoodCheckpoint) {
       if (eval_every > 0) {
         held_out = windows;
       }
+      std::vector<std::filesystem::path> went_back_to;
+      hooks.on_step_back = [&](const std::filesystem::path& good) { went_back_to.push_back(good); };
       Trainer trainer(model, all_of(model), Batches(windows, {.batch_size = 2}), held_out, s, folder, hooks);
       EXPECT_THROW(trainer.run(), Error);
       // After step 2 the weights were bad, so the checkpoint of three steps is; with eval_every 3 they had passed.
       const int64_t good = eval_every == 3 ? 3 : 2;
       EXPECT_EQ(folder.last(), good) << keep << " " << eval_every;
+      const bool stepped_back = eval_every != 3;
+      EXPECT_EQ(went_back_to,
+                stepped_back ? std::vector{folder.checkpoint_path(2)} : std::vector<std::filesystem::path>{});
       EXPECT_EQ(folder.best(), eval_every == 0 ? 2 : eval_every) << keep;
     }
   }

@@ -33,6 +33,14 @@ if cmp -s straight/adapter/adapter_model.safetensors straight_mean/adapter/adapt
   fail "the adapter that was saved is not the average"
 fi
 
+# A run that diverges leaves the adapter of its last good checkpoint.
+got=0
+mlx_mamba finetune --data qa.jsonl --seq-len 48 --schedule constant --warmup 40 --lora-rank 2 --lr 1000 --steps 40 \
+  --save-every 1 --keep 1 --out apart > out 2> err || got=$?
+[ "$got" -eq 1 ] || fail "exit code $got, not 1: $(cat err)"
+grep -q 'the checkpoint of step 1 is kept' err || fail "$(cat err)"
+expect_same apart/last/adapter_model.safetensors apart/adapter/adapter_model.safetensors
+
 # One target alone acts.
 for target in in_proj x_proj dt_proj out_proj; do
   mlx_mamba finetune $common --lora-rank 2 --lora-targets $target --lr 0.01 --steps 6 --out "$target" > out 2> err ||

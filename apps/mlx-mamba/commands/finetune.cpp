@@ -86,11 +86,13 @@ int train_adapter(RunPlan& plan, const generate::Resolved& source) {
     models::add_lora(model, lora, plan.settings.seed);
   }
   models::LoraParameters adapter{model};
+  const fs::path result = plan.path / "adapter";
   return execute(plan, {.model = model,
                         .trainable = train::Trainable::of(adapter),
                         .save = [&](const fs::path& directory,
                                     const nn::ParameterMap&) { models::save_adapter(model, lora, directory); },
-                        .after_save = [&] { models::save_adapter(model, lora, plan.path / "adapter"); },
+                        .after_save = [&] { models::save_adapter(model, lora, result); },
+                        .on_step_back = [&](const fs::path& good) { models::copy_adapter(good, result); },
                         .tokenizer = source.tokenizer});
 }
 
