@@ -1,6 +1,7 @@
 #include "mamba/train/optimizer.h"
 
 #include <mlx/ops.h>
+#include <mlx/stream.h>
 #include <mlx/transforms.h>
 
 #include <algorithm>
@@ -70,6 +71,21 @@ Optimizer::Optimizer(const Trainable& trainable, const OptimizerOptions& options
   mx::eval(std::exchange(made, {}));
   if (!ops::on_cpu(mx::to_stream({}))) {
     lay_out(trainable);
+  }
+}
+
+Optimizer::~Optimizer() {
+  try {
+    std::vector<mx::array> later;  // slices that wait are done before these are there
+    for (const Slot& slot : slots_) {
+      if (!flat_) {
+        later.push_back(slot.m);
+      }
+    }
+    mx::eval(later);
+    mx::synchronize();
+  } catch (...) {
+    // A step that failed tells whoever looks at what it gives.
   }
 }
 

@@ -35,8 +35,12 @@ class Optimizer {
  public:
   // Takes the arrays of `trainable`, in float32, as the masters, and puts their computed form in their place.
   Optimizer(const Trainable& trainable, const OptimizerOptions& options);
+  // Waits for all of the last step: a program that ended meanwhile would take away what other threads work with.
+  ~Optimizer();
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
 
-  // One step with these gradients, times `gradient_scale` () float32; evaluates.
+  // One step with these gradients, times `gradient_scale` () float32, of which the computation begins.
   void step(const Trainable& trainable, std::vector<mlx::core::array> gradients, double learning_rate,
             const mlx::core::array& gradient_scale);
 
