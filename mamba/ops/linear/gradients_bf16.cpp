@@ -36,10 +36,6 @@ void pack_both(const Rows& dy, int64_t begin, int64_t end, int64_t columns, uint
   }
 }
 
-int64_t left_pairs(int64_t m, int64_t k) {
-  return (m + kRows - 1) / kRows * kRows * pairs_of(k);
-}
-
 }  // namespace
 
 bool bf16::can_multiply_both(const Product& of_x, const Product& of_weight) {

@@ -38,9 +38,7 @@ class Bf16ManyRows : public ManyRows {
   int64_t panel_columns() const override { return kPanel; }
   int64_t tile_columns(int64_t k) const override { return tile_columns_for(k); }
 
-  int64_t left_floats(int64_t rows, int64_t k) const override {
-    return (rows + kRows - 1) / kRows * kRows * pairs_of(k);
-  }
+  int64_t left_floats(int64_t rows, int64_t k) const override { return left_pairs(rows, k); }
   int64_t panel_floats(int64_t columns, int64_t k) const override {
     return (columns + kPanel - 1) / kPanel * kPanel * pairs_of(k);
   }

@@ -13,6 +13,11 @@ namespace {
 
 constexpr int64_t kMaxPieceRows = 1024;  // of a left operand that takes several passes over k
 
+// A left operand of m rows, packed.
+inline int64_t left_pairs(int64_t m, int64_t k) {
+  return (m + kRows - 1) / kRows * kRows * pairs_of(k);
+}
+
 // Columns that the thread with most of them has where tiles are dealt out in turns.
 inline int64_t largest_share(int64_t n, int64_t columns, int64_t threads) {
   const int64_t tiles = (n + columns - 1) / columns;

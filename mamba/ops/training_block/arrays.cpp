@@ -1,5 +1,6 @@
 #include "mamba/ops/training_block/arrays.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "mamba/ops/linear/sequences.h"
@@ -7,17 +8,6 @@
 namespace mamba::ops::training_block_detail {
 
 namespace mx = mlx::core;
-
-linear_detail::Float float_of(cpu::Element element) {
-  switch (element) {
-    case cpu::Element::kBfloat16:
-      return linear_detail::Float::kBfloat16;
-    case cpu::Element::kFloat16:
-      return linear_detail::Float::kFloat16;
-    default:
-      return linear_detail::Float::kFloat32;
-  }
-}
 
 Arrays::Arrays(const std::vector<mx::array>& inputs, const Settings& settings, mx::cpu::CommandEncoder& encoder) {
   const auto read = [&](int i) {
@@ -35,7 +25,7 @@ Arrays::Arrays(const std::vector<mx::array>& inputs, const Settings& settings, m
   taps = inputs[kConvWeight].shape(1);
   eps = settings.eps;
   element = cpu::element_of(in);
-  type = float_of(element);
+  type = linear_detail::float_type(in.dtype());
   x = cpu::rows_of(read(kX));
   residual_element = element;
   if (settings.residual >= 0) {
@@ -80,6 +70,11 @@ Arrays::Arrays(const std::vector<mx::array>& inputs, const Settings& settings, m
           .initial_state = read(kSsmState).data<float>(),
           .spans = nullptr,
           .resets = resets};
+}
+
+int64_t Arrays::workspace_floats(const linear_detail::ProductsAtOnce& products) const {
+  return std::max({products.workspace(2 * inner, width, type), products.workspace(projected(), inner, type),
+                   products.workspace(inner, rank, type), products.workspace(width, inner, type)});
 }
 
 void Arrays::place(const Between& places) {

@@ -35,6 +35,8 @@ struct Arrays {
   void place(const Between& places);
 
   int64_t projected() const { return rank + 2 * states; }
+  // Floats that any of the projections works in.
+  int64_t workspace_floats(const linear_detail::ProductsAtOnce& products) const;
   // `columns` columns from `first` on of rows that are `stride` elements apart.
   Matrix matrix(const void* data, int64_t stride, int64_t first = 0) const;
   MatrixPlace place_of(void* data, int64_t stride, int64_t first = 0) const;
@@ -54,7 +56,5 @@ struct Arrays {
   scan::Inputs scan;
   Between between{};
 };
-
-linear_detail::Float float_of(cpu::Element element);
 
 }  // namespace mamba::ops::training_block_detail

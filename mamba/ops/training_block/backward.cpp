@@ -70,9 +70,7 @@ struct BackwardJob {
               .scan = take(scan::workspace_floats(a.batch, a.inner, a.states)),
               .conv = take(conv::shares_floats(a.batch, a.inner, a.taps)),
               .norm = take(norm::num_groups(rows) * a.width)};
-    float* const products_at = take(
-        std::max({products.workspace(2 * a.inner, a.width, a.type), products.workspace(a.projected(), a.inner, a.type),
-                  products.workspace(a.inner, a.rank, a.type), products.workspace(a.width, a.inner, a.type)}));
+    float* const products_at = take(a.workspace_floats(products));
     return {at, products_at};
   }
 

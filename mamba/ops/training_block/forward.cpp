@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <memory>
 #include <mutex>
 
@@ -23,13 +22,6 @@ struct ForwardJob {
   norm::Outputs normed;
   conv::Outputs conv;
   scan::Outputs scan;
-
-  int64_t workspace() const {
-    const Arrays& a = arrays;
-    return std::max({products.workspace(2 * a.inner, a.width, a.type),
-                     products.workspace(a.projected(), a.inner, a.type), products.workspace(a.inner, a.rank, a.type),
-                     products.workspace(a.width, a.inner, a.type)});
-  }
 
   void run() {
     const Arrays& a = arrays;
@@ -85,7 +77,7 @@ void TrainingBlock::eval_cpu(const std::vector<mx::array>& inputs, std::vector<m
                  .normed = normed,
                  .conv = {.y = to(kConv), .state = to(kNextConv)},
                  .scan = {.y = to(kGated), .state = outputs[kNextSsm].data<float>(), .kept = arrays.between.states}});
-  Workspace::instance().reserve(job->workspace());
+  Workspace::instance().reserve(job->arrays.workspace_floats(job->products));
   encoder.dispatch([job] { job->run(); });
 }
 
