@@ -76,13 +76,13 @@ Optimizer::Optimizer(const Trainable& trainable, const OptimizerOptions& options
 
 Optimizer::~Optimizer() {
   try {
-    std::vector<mx::array> later;  // slices that wait are done before these are there
-    for (const Slot& slot : slots_) {
-      if (!flat_) {
+    if (!flat_) {
+      std::vector<mx::array> later;  // slices that wait are done before these are there
+      for (const Slot& slot : slots_) {
         later.push_back(slot.m);
       }
+      mx::eval(later);
     }
-    mx::eval(later);
     mx::synchronize();
   } catch (...) {
     // A step that failed tells whoever looks at what it gives.
